@@ -1,0 +1,401 @@
+"""One request through one WSGI application, by every rule that PEP 3333 makes for servers.
+
+It knows events and environs; not sockets, not which protocol carries them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, Protocol, TypeAlias
+
+from gateways.apps import Exchange
+from gateways.body import RequestBody
+from gateways.codecs.events import Body, EndOfResponse, ErrorOutput, ResponseHead
+from gateways.codecs.refusal import error_response
+from gateways.environ import to_environ, url_scheme
+from gateways.errors import BodyError, LocalProtocolError, PeerClosed, RemoteProtocolError
+
+__all__ = ["FileWrapper", "WSGIApp"]
+
+Application: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+_STATUS: Final = re.compile(r"[2-9][0-9][0-9](?: [^\x00-\x1f\x7f]*)?")
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_LENGTH: Final = re.compile(r"[0-9]{1,18}")
+
+_PLAIN: Final = 0
+_CONTENT_LENGTH: Final = 1
+_HOP_BY_HOP: Final = frozenset(  # RFC 9110 section 7.6.1, PEP 3333 "Other HTTP Features"; Status is the server's to send
+    ("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "status")
+)
+
+_CACHED: Final = 256  # names and statuses that applications use are few; the bound is against those that make them up
+_names: dict[str, int] = {}
+_statuses: dict[str, int] = {}
+
+
+class Log(Protocol):
+    """What this file tells the log."""
+
+    def exception(self, exchange: Exchange, message: str, error: BaseException) -> None:
+        """An application failed: the request's line, the message, and the traceback."""
+
+    def notice(self, exchange: Exchange, message: str) -> None:
+        """Something about one request that its operator should know."""
+
+    def output(self, text: str) -> None:
+        """What applications write to wsgi.errors."""
+
+
+class FileWrapper:
+    """``wsgi.file_wrapper``: a file-like object as blocks; a real file may go out by os.sendfile."""
+
+    def __init__(self, filelike: Any, blksize: int = 65_536) -> None:  # noqa: ANN401  (PEP 3333: any file-like object)
+        self.filelike = filelike
+        self.blksize = blksize
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Return self."""
+        return self
+
+    def __next__(self) -> bytes:
+        """Return the next block; raises StopIteration at the end."""
+        data: bytes = self.filelike.read(self.blksize)
+        if not data:
+            raise StopIteration
+        return data
+
+    def close(self) -> None:
+        """Close the file, if it can be closed."""
+        close = getattr(self.filelike, "close", None)
+        if close is not None:
+            close()
+
+
+class ErrorStream:
+    """``wsgi.errors``: whole lines go to the web server's log where the protocol has a way there, else to ours."""
+
+    __slots__ = ("_exchange", "_log", "_text")
+
+    def __init__(self, exchange: Exchange, log: Log) -> None:
+        self._exchange = exchange
+        self._log = log
+        self._text = ""
+
+    def write(self, text: str, /) -> int:
+        """Take text; returns its length."""
+        self._text += text
+        if len(self._text) > 4096 or text.endswith("\n"):
+            self.flush()
+        return len(text)
+
+    def writelines(self, lines: Iterable[str], /) -> None:
+        """Take each of ``lines``."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Send what was written."""
+        text = self._text
+        if not text:
+            return
+        self._text = ""
+        if self._exchange.error_output:
+            try:
+                self._exchange.send(ErrorOutput(self._exchange.request.stream, text.encode("utf-8", "backslashreplace")))
+            except (PeerClosed, LocalProtocolError):  # too late for the web server's log: ours has it
+                self._log.output(text)
+        else:
+            self._log.output(text)
+
+
+class WSGIApp:
+    """A WSGI application as an App: one object for all requests of a worker.
+
+    ``mount`` is as for ``to_environ``; ``threads`` and ``processes`` tell whether there are several.
+    """
+
+    def __init__(self, application: Application, log: Log, *, mount: str | None, threads: bool, processes: bool) -> None:
+        self._application = application
+        self._log = log
+        self._mount = mount
+        self._base: dict[str, Any] = {
+            "wsgi.version": (1, 0),
+            "wsgi.multithread": threads,
+            "wsgi.multiprocess": processes,
+            "wsgi.run_once": False,
+            "wsgi.input_terminated": True,
+            "wsgi.file_wrapper": FileWrapper,
+        }
+
+    def __call__(self, exchange: Exchange) -> None:
+        """Answer one request."""
+        request = exchange.request
+        params = request.params
+        response = _Response(exchange, self._log, params.get("REQUEST_METHOD", "") == "HEAD")
+        errors = ErrorStream(exchange, self._log)
+        try:
+            environ = to_environ(params, exchange.protocol, self._mount)
+            environ.update(self._base)
+            environ["wsgi.url_scheme"] = url_scheme(environ)
+            environ["wsgi.input"] = exchange.body
+            environ["wsgi.errors"] = errors
+            environ["gateways.protocol"] = exchange.protocol
+            response.run(self._application, environ, errors)
+        except PeerClosed as error:
+            self._log.notice(exchange, str(error))
+        except (BodyError, RemoteProtocolError) as error:
+            self._log.notice(exchange, str(error))
+            response.fail(error.status_hint)
+        except BaseException as error:  # noqa: BLE001  (an application may raise anything: SystemExit too)
+            self._log.exception(exchange, "the application raised", error)
+            response.fail(500)
+
+
+class _Response:
+    """The response of one request: what start_response was told, and how much has gone out."""
+
+    __slots__ = ("_exchange", "_head_only", "_head_sent", "_headers", "_left", "_log", "_status", "_stream", "ended")
+
+    def __init__(self, exchange: Exchange, log: Log, head_only: bool) -> None:  # noqa: FBT001
+        self._exchange = exchange
+        self._log = log
+        self._stream = exchange.request.stream
+        self._head_only = head_only
+        self._status = ""
+        self._headers: list[tuple[str, str]] = []
+        self._left = -1
+        """Bytes that the application's Content-Length still allows; -1 where there is none."""
+        self._head_sent = False
+        self.ended = False
+
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /  # noqa: ANN401
+    ) -> Callable[[bytes], None]:
+        """Take status and headers (PEP 3333, "The start_response() Callable"); raises LocalProtocolError for bad ones."""
+        if exc_info is not None:
+            try:
+                if self._head_sent:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # no circle of frames
+        elif self._status:
+            raise LocalProtocolError("wsgi", "start_response was called again without exc_info")
+        if status not in _statuses:
+            _check_status(status)
+        length = -1
+        for name, value in headers:
+            kind = _names.get(name, -1)
+            if kind < 0:
+                kind = _check_name(name)
+            if type(value) is not str or not value.isprintable():
+                _check_value(name, value)
+            if kind == _CONTENT_LENGTH:
+                if _LENGTH.fullmatch(value) is None or 0 <= length != int(value):
+                    raise LocalProtocolError("wsgi", f"not the length of one body: Content-Length: {value!r}")
+                length = int(value)
+                if status.startswith("204"):  # RFC 9110 section 8.6: never with a Content-Length
+                    headers = [field for field in headers if field[0].lower() != "content-length"]
+        self._status = status
+        self._headers = headers
+        self._left = length
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        """Send a block of the body (PEP 3333, "The write() Callable")."""
+        if type(data) is not bytes:
+            data = _as_bytes(data)
+        if data:
+            self._send(data)
+
+    def run(self, application: Application, environ: dict[str, Any], errors: ErrorStream) -> None:
+        """Call the application, send all that it returns, and end the response."""
+        result = application(environ, self.start_response)
+        try:
+            if (type(result) is list or type(result) is tuple) and len(result) == 1 and not self._head_sent:
+                block = result[0]
+                if type(block) is not bytes:
+                    block = _as_bytes(block)
+                errors.flush()
+                self._send_whole(block)
+            elif isinstance(result, FileWrapper) and self._send_file(result):
+                errors.flush()
+                self._end()
+            else:
+                for block in result:
+                    self.write(block)
+                errors.flush()
+                self._end()
+        finally:
+            close = getattr(result, "close", None)
+            if close is not None:
+                self._close(close)
+
+    def _close(self, close: Callable[[], object]) -> None:
+        """Call the result's close(), once; what it raises concerns the log only if the response is whole."""
+        try:
+            close()
+        except Exception as error:  # noqa: BLE001
+            if not self.ended:
+                raise
+            self._log.exception(self._exchange, "close() of the response raised", error)
+
+    # -- sending ------------------------------------------------------------------------------------------------
+
+    def _started(self) -> None:
+        if not self._status:
+            raise LocalProtocolError("wsgi", "the application returned a body without having called start_response")
+
+    def _bodiless(self) -> bool:
+        """No body belongs to this status (RFC 9110 sections 15.3.5 and 15.4.5) or to HEAD."""
+        return self._head_only or self._status.startswith(("204", "304"))
+
+    def _send_whole(self, data: bytes) -> None:
+        """Send a response of one block, in one piece; its length is known, so it is told."""
+        self._started()
+        headers = self._headers
+        left = self._left
+        if self._bodiless():
+            if self._head_only and left < 0 and data:  # RFC 9110 section 8.6: what GET would have said
+                headers = [*headers, ("Content-Length", str(len(data)))]
+            data = b""
+        elif left < 0:
+            headers = [*headers, ("Content-Length", str(len(data)))]
+        elif left != len(data):
+            data = self._measured(data)
+            if self._left > 0:
+                self._head_sent = True
+                self._exchange.send(ResponseHead(self._stream, self._status, headers, data))
+                self._end()
+                return
+        self._head_sent = True
+        self._exchange.send(ResponseHead(self._stream, self._status, headers, data, True))  # noqa: FBT003
+        self.ended = True
+
+    def _measured(self, data: bytes) -> bytes:
+        """Count ``data`` against the Content-Length and return what of it may be sent."""
+        if len(data) > self._left:
+            self._log.notice(self._exchange, "the application sent more bytes than its Content-Length; they were cut off")
+            data = data[: self._left]
+        self._left -= len(data)
+        return data
+
+    def _send(self, data: bytes) -> None:
+        """Send one block, behind the head if that has not gone yet (PEP 3333: not before the first non-empty block)."""
+        if not self._head_sent:
+            self._started()
+        if self._bodiless():
+            if not self._head_sent:
+                self._send_head(b"")
+            return
+        if self._left >= 0:
+            data = self._measured(data)
+        if not self._head_sent:
+            self._send_head(data)
+        elif data:
+            self._exchange.send(Body(self._stream, data))
+
+    def _send_head(self, data: bytes) -> None:
+        self._head_sent = True
+        self._exchange.send(ResponseHead(self._stream, self._status, self._headers, data))
+
+    def _end(self) -> None:
+        """End the response; the head goes first where there was no body at all."""
+        if not self._head_sent:
+            self._started()
+            headers = self._headers
+            if self._left < 0 and not self._bodiless():
+                headers = [*headers, ("Content-Length", "0")]
+            if self._left <= 0 or self._bodiless():
+                self._head_sent = True
+                self._exchange.send(ResponseHead(self._stream, self._status, headers, b"", True))  # noqa: FBT003
+                self.ended = True
+                return
+            self._send_head(b"")
+        if self._left > 0 and not self._bodiless():
+            self._log.notice(self._exchange, f"the application ended {self._left} bytes before its Content-Length")
+            self.ended = True
+            self._exchange.abandon()
+            return
+        self._exchange.send(EndOfResponse(self._stream))
+        self.ended = True
+
+    def _send_file(self, wrapper: FileWrapper) -> bool:
+        """Send a regular file from where it stands, as a whole; False where it is none."""
+        if wrapper.__class__ is not FileWrapper or self._head_sent:
+            return False
+        self._started()
+        filelike = wrapper.filelike
+        try:
+            fd = filelike.fileno()
+            offset = filelike.tell()
+            status = os.fstat(fd)
+        except (AttributeError, OSError, ValueError):  # BytesIO, a pipe, a closed file: iteration says what is wrong
+            return False
+        if not stat.S_ISREG(status.st_mode) or self._bodiless():
+            return False
+        size = max(0, status.st_size - offset)
+        if self._left < 0:
+            self._headers = [*self._headers, ("Content-Length", str(size))]
+            self._left = size
+        count = min(size, self._left)
+        self._send_head(b"")
+        if count:
+            self._exchange.send_file(fd, offset, count)
+        self._left -= count
+        return True
+
+    def fail(self, code: int) -> None:
+        """Answer ``code`` in plain text if nothing has been sent; else make the peer see that the response is cut."""
+        if self.ended:
+            return
+        self.ended = True
+        try:
+            if self._head_sent:
+                self._exchange.abandon()
+            else:
+                self._head_sent = True
+                self._exchange.send(error_response(self._stream, code, self._head_only))
+        except (PeerClosed, LocalProtocolError) as error:
+            self._log.notice(self._exchange, str(error))
+
+
+def _check_status(status: str) -> None:
+    if type(status) is not str or _STATUS.fullmatch(status) is None:
+        raise LocalProtocolError("wsgi", f"not a status such as '200 OK': {status!r}")
+    try:
+        status.encode("latin-1")
+    except UnicodeEncodeError:
+        raise LocalProtocolError("wsgi", f"the status holds text outside latin-1: {status!r}") from None
+    if len(_statuses) < _CACHED:
+        _statuses[sys.intern(status)] = 1
+
+
+def _check_name(name: str) -> int:
+    """Return the kind of a header name seen for the first time; raises LocalProtocolError."""
+    if type(name) is not str or _NAME.fullmatch(name) is None:
+        raise LocalProtocolError("wsgi", f"not the name of a header: {name!r}")
+    lower = name.lower()
+    if lower in _HOP_BY_HOP:
+        raise LocalProtocolError("wsgi", f"the header {name} belongs to the server, not to the application")
+    kind = _CONTENT_LENGTH if lower == "content-length" else _PLAIN
+    if len(_names) < _CACHED:
+        _names[sys.intern(name)] = kind
+    return kind
+
+
+def _check_value(name: str, value: object) -> None:
+    if not isinstance(value, str) or _CONTROL.search(value) is not None:
+        raise LocalProtocolError("wsgi", f"the value of the header {name} is no text without control characters: {value!r}")
+
+
+def _as_bytes(data: object) -> bytes:
+    """Return a subclass of bytes, a bytearray or a memoryview as bytes; raises LocalProtocolError for the rest."""
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return bytes(data)
+    raise LocalProtocolError("wsgi", f"a block of the body is {type(data).__name__}, not bytes")

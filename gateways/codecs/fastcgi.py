@@ -1,0 +1,322 @@
+"""FastCGI 1.0, the application side: records to requests, responses to records.
+
+Parameters are one stream over any number of records; a body ends at the empty FCGI_STDIN record, whatever
+CONTENT_LENGTH says. A request that breaks a rule is ``Refused`` alone; what makes the record stream itself
+unreadable, or would mix two requests, is raised and ends the connection.
+
+May be used by two threads at once where one feeds and the others send: each touches the table of streams by
+single dict operations only.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateways.codecs.cgi import encode_head
+from gateways.codecs.events import (
+    Abort,
+    Body,
+    Closed,
+    EndOfBody,
+    EndOfResponse,
+    ErrorOutput,
+    Event,
+    Refused,
+    Request,
+    ResponseHead,
+)
+from gateways.codecs.fastcgi_records import (
+    FCGI_ABORT_REQUEST,
+    FCGI_AUTHORIZER,
+    FCGI_BEGIN_REQUEST,
+    FCGI_END_REQUEST,
+    FCGI_GET_VALUES,
+    FCGI_GET_VALUES_RESULT,
+    FCGI_HEADER_LEN,
+    FCGI_KEEP_CONN,
+    FCGI_MAX_LENGTH,
+    FCGI_NULL_REQUEST_ID,
+    FCGI_OVERLOADED,
+    FCGI_PARAMS,
+    FCGI_REQUEST_COMPLETE,
+    FCGI_RESPONDER,
+    FCGI_STDERR,
+    FCGI_STDIN,
+    FCGI_STDOUT,
+    FCGI_UNKNOWN_ROLE,
+    FCGI_UNKNOWN_TYPE,
+    FCGI_VERSION_1,
+    record,
+    stream_records,
+)
+from gateways.codecs.pairs import content_length, encode_fastcgi_pairs, fastcgi_list, parse_fastcgi_pairs
+from gateways.errors import LimitExceeded, LocalProtocolError, MalformedMessage, RemoteProtocolError, TruncatedMessage
+from gateways.limits import DEFAULT_LIMITS, Limits
+
+__all__ = ["FastCGICodec"]
+
+_PARAMS: Final = 0
+_BODY: Final = 1
+_DONE: Final = 2
+_REFUSED: Final = 3
+
+_BEGIN_LEN: Final = 8
+_GET_VALUES_MAX: Final = 1024  # three names of 15 bytes are all that the specification knows
+
+
+class _Stream:
+    """One active request: from its FCGI_BEGIN_REQUEST to our FCGI_END_REQUEST."""
+
+    __slots__ = ("keep", "params", "protocol_status", "received", "role", "size", "state")
+
+    def __init__(self, role: int, keep: bool) -> None:  # noqa: FBT001
+        self.role = role
+        self.keep = keep
+        self.state: int = _PARAMS
+        self.params: list[bytes] = []
+        self.size = 0
+        self.received = 0
+        self.protocol_status: int = FCGI_REQUEST_COMPLETE
+
+
+class FastCGICodec:
+    """The application side of one FastCGI connection.
+
+    ``max_conns`` and ``max_reqs`` are what FCGI_GET_VALUES is told of the whole application (section 4.1).
+    """
+
+    protocol: str = "fastcgi"
+    multiplexed: bool = True
+    raw_body: bool = False
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS, *, max_conns: int = 1024, max_reqs: int = 1024) -> None:
+        self.closing = False
+        self._limits = limits
+        self._values = {"FCGI_MAX_CONNS": str(max_conns), "FCGI_MAX_REQS": str(max_reqs), "FCGI_MPXS_CONNS": "1"}
+        self._buffer = b""
+        self._streams: dict[int, _Stream] = {}
+        self._close_after = False
+        self._to_send = b""
+        self._dead = False
+
+    @property
+    def buffered(self) -> int:
+        """Bytes held of records and parameters that are not whole."""
+        return len(self._buffer) + sum(stream.size for stream in self._streams.values())
+
+    @property
+    def error_stream(self) -> int:
+        """A request whose parameters are not whole, which nobody else would answer; or 0."""
+        for number, stream in list(self._streams.items()):
+            if stream.state == _PARAMS:
+                return number
+        return 0
+
+    # -- from the wire ------------------------------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Take bytes from the wire; raises RemoteProtocolError."""
+        events: list[Event] = []
+        if self._dead:
+            return events
+        if self._buffer:
+            data = self._buffer + data
+        at = 0
+        end = len(data)
+        try:
+            while end - at >= FCGI_HEADER_LEN:
+                if data[at] != FCGI_VERSION_1:
+                    raise MalformedMessage("fastcgi", f"version {data[at]} in the header of a record")
+                start = at + FCGI_HEADER_LEN
+                size = (data[at + 4] << 8) | data[at + 5]
+                after = start + size + data[at + 6]
+                if after > end:
+                    break
+                self._record(data[at + 1], (data[at + 2] << 8) | data[at + 3], data[start : start + size], events)
+                at = after
+            if at < end and data[at] != FCGI_VERSION_1:
+                raise MalformedMessage("fastcgi", f"version {data[at]} in the header of a record")
+        except RemoteProtocolError as error:
+            self._dead = True
+            self._buffer = b""
+            error.events = events
+            raise
+        self._buffer = data[at:] if at < end else b""
+        return events
+
+    def _record(self, kind: int, number: int, content: bytes, events: list[Event]) -> None:
+        """Take one whole record. Records of streams that are not active are ignored (section 3.3)."""
+        if kind == FCGI_PARAMS or kind == FCGI_STDIN:
+            stream = self._streams.get(number)
+            if stream is None or stream.state == _REFUSED:
+                return
+            if kind == FCGI_PARAMS:
+                self._params(number, stream, content, events)
+            else:
+                self._stdin(number, stream, content, events)
+        elif kind == FCGI_BEGIN_REQUEST:
+            self._begin_request(number, content, events)
+        elif kind == FCGI_ABORT_REQUEST:
+            self._abort_request(number, events)
+        elif kind == FCGI_GET_VALUES:
+            self._get_values(content)
+        elif kind > FCGI_UNKNOWN_TYPE or kind == 0 or number == FCGI_NULL_REQUEST_ID:
+            # Section 4.2; also for the types that only an application sends, where they come as management records.
+            self._to_send += record(FCGI_UNKNOWN_TYPE, FCGI_NULL_REQUEST_ID, bytes((kind, 0, 0, 0, 0, 0, 0, 0)))
+
+    def _begin_request(self, number: int, content: bytes, events: list[Event]) -> None:
+        if number == FCGI_NULL_REQUEST_ID:
+            raise MalformedMessage("fastcgi", "FCGI_BEGIN_REQUEST with the null request id")
+        if len(content) != _BEGIN_LEN:
+            raise MalformedMessage("fastcgi", f"FCGI_BEGIN_REQUEST with {len(content)} bytes instead of 8")
+        if number in self._streams:
+            raise MalformedMessage("fastcgi", f"FCGI_BEGIN_REQUEST for request {number}, which is active")
+        role = (content[0] << 8) | content[1]
+        keep = content[2] & FCGI_KEEP_CONN != 0
+        most = self._limits.requests_per_connection
+        if len(self._streams) >= 2 * most:  # refused ones wait for our answer; a peer that does not read gets no more
+            raise LimitExceeded("fastcgi", "requests on one connection", len(self._streams) + 1, 2 * most, 503)
+        stream = _Stream(role, keep)
+        self._streams[number] = stream
+        if not keep:
+            self._close_after = True
+        if role != FCGI_RESPONDER and role != FCGI_AUTHORIZER:
+            stream.protocol_status = FCGI_UNKNOWN_ROLE
+            error = MalformedMessage("fastcgi", f"role {role} is not served; Responder and Authorizer are", 501)
+            self._refuse(number, stream, error, events)
+        elif len(self._streams) > most:
+            stream.protocol_status = FCGI_OVERLOADED
+            busy = LimitExceeded("fastcgi", "requests on one connection", len(self._streams), most, 503)
+            self._refuse(number, stream, busy, events)
+
+    def _refuse(self, number: int, stream: _Stream, error: RemoteProtocolError, events: list[Event]) -> None:
+        stream.state = _REFUSED
+        stream.params = []
+        stream.size = 0
+        events.append(Refused(number, error))
+
+    def _params(self, number: int, stream: _Stream, content: bytes, events: list[Event]) -> None:
+        if stream.state != _PARAMS:
+            late = MalformedMessage("fastcgi", "FCGI_PARAMS after the end of the parameters")
+            self._refuse(number, stream, late, events)
+        elif content:
+            size = stream.size + len(content)
+            if size > self._limits.params_bytes:
+                much = LimitExceeded("fastcgi", "stream of parameters", size, self._limits.params_bytes, 431)
+                self._refuse(number, stream, much, events)
+                return
+            stream.size = size
+            stream.params.append(content)
+        else:
+            self._end_of_params(number, stream, events)
+
+    def _end_of_params(self, number: int, stream: _Stream, events: list[Event]) -> None:
+        parts = stream.params
+        block = parts[0] if len(parts) == 1 else b"".join(parts)
+        stream.params = []
+        stream.size = 0
+        try:
+            params = parse_fastcgi_pairs(block, self._limits.params_count)
+            length = content_length(params, "fastcgi")
+            most = self._limits.body_bytes
+            if most and length > most:
+                raise LimitExceeded("fastcgi", "request body", length, most, 413)
+        except RemoteProtocolError as error:
+            self._refuse(number, stream, error, events)
+            return
+        if stream.role == FCGI_AUTHORIZER:  # it has no FCGI_STDIN (section 6.3)
+            stream.state = _DONE
+            events.append(Request(number, params, 0, "authorizer", False, stream.keep))  # noqa: FBT003
+            events.append(EndOfBody(number))
+        else:
+            stream.state = _BODY
+            events.append(Request(number, params, length, "responder", False, stream.keep))  # noqa: FBT003
+
+    def _stdin(self, number: int, stream: _Stream, content: bytes, events: list[Event]) -> None:
+        if stream.state == _PARAMS:
+            early = MalformedMessage("fastcgi", "FCGI_STDIN before the end of the parameters")
+            self._refuse(number, stream, early, events)
+        elif stream.state == _BODY:  # after its end another empty record, or any, belongs to nothing
+            if content:
+                stream.received += len(content)
+                most = self._limits.body_bytes
+                if most and stream.received > most:
+                    much = LimitExceeded("fastcgi", "request body", stream.received, most, 413)
+                    self._refuse(number, stream, much, events)
+                else:
+                    events.append(Body(number, content))
+            else:
+                stream.state = _DONE
+                events.append(EndOfBody(number))
+
+    def _abort_request(self, number: int, events: list[Event]) -> None:
+        stream = self._streams.get(number)
+        if stream is None:
+            return
+        if stream.state == _PARAMS:  # nobody above knows of it yet: it is answered here (section 5.4)
+            self._to_send += self._end_request(number, 0)
+        else:
+            events.append(Abort(number))
+
+    def _get_values(self, content: bytes) -> None:
+        """Answer with those variables that are asked for and known (section 4.1)."""
+        if len(content) > _GET_VALUES_MAX:
+            raise LimitExceeded("fastcgi", "FCGI_GET_VALUES", len(content), _GET_VALUES_MAX, 400)
+        asked = {name for name, _ in fastcgi_list(content)}
+        known = [(name, value) for name, value in self._values.items() if name in asked]
+        self._to_send += record(FCGI_GET_VALUES_RESULT, FCGI_NULL_REQUEST_ID, encode_fastcgi_pairs(known))
+
+    def feed_eof(self) -> list[Event]:
+        """Take the end of file; raises TruncatedMessage within a record or a request."""
+        if self._dead:
+            return [Closed()]
+        self._dead = True
+        waiting = [number for number, stream in self._streams.items() if stream.state in (_PARAMS, _BODY)]
+        if self._buffer or waiting:
+            raise TruncatedMessage("fastcgi", "the peer closed within a record" if self._buffer else f"the peer closed within request {waiting[0]}")
+        return [Closed()]
+
+    # -- to the wire --------------------------------------------------------------------------------------------
+
+    def data_to_send(self) -> bytes:
+        """Return, once, the answers to management records and to requests aborted before they began."""
+        data = self._to_send
+        if data:
+            self._to_send = b""
+        return data
+
+    def send(self, event: Event) -> bytes:
+        """Encode ResponseHead, Body, ErrorOutput, EndOfResponse; raises LocalProtocolError for a stream not active."""
+        if isinstance(event, ResponseHead):
+            number = event.stream
+            content = encode_head("fastcgi", "Status: " + event.status, event.headers) + event.content
+            if number not in self._streams:
+                raise LocalProtocolError("fastcgi", f"request {number} is not active")
+            if event.end and len(content) <= FCGI_MAX_LENGTH:
+                return record(FCGI_STDOUT, number, content) + self._end_request(number, 0)
+            data = stream_records(FCGI_STDOUT, number, content)
+            return data + self._end_request(number, 0) if event.end else data
+        if isinstance(event, Body):
+            return stream_records(FCGI_STDOUT, event.stream, event.data)
+        if isinstance(event, EndOfResponse):
+            return self._end_request(event.stream, event.app_status)
+        if isinstance(event, ErrorOutput):
+            return stream_records(FCGI_STDERR, event.stream, event.data)
+        if isinstance(event, Request):
+            raise LocalProtocolError("fastcgi", "the application side sends no requests")
+        return b""
+
+    def _end_request(self, number: int, app_status: int) -> bytes:
+        """Return the end of FCGI_STDOUT and FCGI_END_REQUEST (sections 5.5 and 6.2)."""
+        stream = self._streams.pop(number, None)
+        if stream is None:
+            raise LocalProtocolError("fastcgi", f"request {number} is not active")
+        if self._close_after and not self._streams:
+            self.closing = True
+        high, low = number >> 8, number & 255
+        status = app_status & 0xFFFFFFFF
+        return bytes(
+            (FCGI_VERSION_1, FCGI_STDOUT, high, low, 0, 0, 0, 0)
+            + (FCGI_VERSION_1, FCGI_END_REQUEST, high, low, 0, 8, 0, 0)
+            + (status >> 24, (status >> 16) & 255, (status >> 8) & 255, status & 255, stream.protocol_status, 0, 0, 0)
+        )

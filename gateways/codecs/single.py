@@ -1,0 +1,126 @@
+"""What SCGI and uwsgi share: one request a connection, its body counted by CONTENT_LENGTH, one response, then close.
+
+It does not know how a request head looks; ``scgi`` and ``uwsgi`` do.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateways.codecs.cgi import encode_head
+from gateways.codecs.events import Body, Closed, EndOfBody, EndOfResponse, Event, Request, ResponseHead
+from gateways.codecs.pairs import content_length
+from gateways.errors import LimitExceeded, LocalProtocolError, TruncatedMessage
+from gateways.limits import DEFAULT_LIMITS, Limits
+
+__all__ = ["SingleRequestCodec"]
+
+_HEAD: Final = 0
+_BODY: Final = 1
+_DONE: Final = 2  # the request is whole: further bytes are dropped
+_DEAD: Final = 3  # an error was raised
+
+_END_OF_BODY: Final = EndOfBody(1)
+
+
+class SingleRequestCodec:
+    """The application side of a protocol with one request a connection; subclasses read the head."""
+
+    protocol: str = ""
+    multiplexed: bool = False
+    raw_body: bool = True
+    error_stream: int = 1
+    status_prefix: str = "Status: "
+    """How the response's first line starts."""
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        self.closing = False
+        self._limits = limits
+        self._state = _HEAD
+        self._buffer = b""
+        self._remaining = 0
+
+    @property
+    def buffered(self) -> int:
+        """Bytes held of a message that is not whole."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> list[Event]:
+        """Take bytes from the wire; raises RemoteProtocolError."""
+        state = self._state
+        if state == _HEAD:
+            self._state = _DEAD  # until the head has been read without an error
+            if self._buffer:
+                data = self._buffer + data
+                self._buffer = b""
+            return self._feed_head(data)
+        events: list[Event] = []
+        if state == _BODY:
+            self._feed_body(data, events)
+        return events
+
+    def _feed_head(self, data: bytes) -> list[Event]:
+        """Read a request head from all the bytes that came so far; end in ``_wait`` or ``_begin``."""
+        raise NotImplementedError
+
+    def _wait(self, data: bytes) -> list[Event]:
+        """The head is not whole: hold its bytes, which the subclass has checked against the limits."""
+        self._buffer = data
+        self._state = _HEAD
+        return []
+
+    def _begin(self, params: dict[str, str], rest: bytes) -> list[Event]:
+        """The head is whole: its body, if any, starts with ``rest``."""
+        length = content_length(params, self.protocol)
+        if length <= 0:  # empty and absent are the same
+            self._state = _DONE
+            return [Request(1, params, 0), _END_OF_BODY]
+        most = self._limits.body_bytes
+        if most and length > most:
+            raise LimitExceeded(self.protocol, "request body", length, most, 413)
+        self._remaining = length
+        self._state = _BODY
+        events: list[Event] = [Request(1, params, length)]
+        if rest:
+            self._feed_body(rest, events)
+        return events
+
+    def _feed_body(self, data: bytes, events: list[Event]) -> None:
+        if len(data) > self._remaining:  # bytes after the body belong to nothing
+            data = data[: self._remaining]
+        if data:
+            self._remaining -= len(data)
+            events.append(Body(1, data))
+        if self._remaining == 0:
+            self._state = _DONE
+            events.append(_END_OF_BODY)
+
+    def feed_eof(self) -> list[Event]:
+        """Take the end of file; raises TruncatedMessage within a head or a body."""
+        state = self._state
+        if state == _BODY:
+            self._state = _DEAD
+            raise TruncatedMessage(self.protocol, f"the peer closed {self._remaining} bytes before the end of the body")
+        if state == _HEAD and self._buffer:
+            self._state = _DEAD
+            raise TruncatedMessage(self.protocol, "the peer closed within the request head")
+        return [Closed()]
+
+    def data_to_send(self) -> bytes:
+        """Return what the protocol answers by itself: nothing here."""
+        return b""
+
+    def send(self, event: Event) -> bytes:
+        """Encode ResponseHead, Body, EndOfResponse; the others have no form here and cost no bytes."""
+        if isinstance(event, ResponseHead):
+            if event.end:
+                self.closing = True
+            head = encode_head(self.protocol, self.status_prefix + event.status, event.headers)
+            return head + event.content if event.content else head
+        if isinstance(event, Body):
+            return event.data
+        if isinstance(event, EndOfResponse):
+            self.closing = True
+        elif isinstance(event, Request):
+            raise LocalProtocolError(self.protocol, "the application side sends no requests")
+        return b""

@@ -1,0 +1,53 @@
+"""Every number that the codecs, the request body and the waits obey: Limits (how much), Timeouts (how long).
+
+Limits are checked before anything is buffered, so no peer can make a connection hold more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["DEFAULT_LIMITS", "DEFAULT_TIMEOUTS", "Limits", "Timeouts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one connection may ask of us. Sizes are in bytes; 0 is no limit only where it says so."""
+
+    params_bytes: int = 131_072
+    """One request's block of parameters or header. nginx's default header buffers hold 32 KiB; uwsgi's own
+    16-bit size ends at 65,535; a 60 KB cookie through SCGI is real."""
+    params_count: int = 1_000
+    """Parameters or header fields of one request. Precedents: PHP's max_input_vars 1,000; gunicorn's 100 fields."""
+    body_bytes: int = 0
+    """One request body; 0 is no limit, since the web server in front has its own (nginx: client_max_body_size)."""
+    body_buffer: int = 262_144
+    """Body bytes held for a request whose application has not asked for them yet."""
+    requests_per_connection: int = 32
+    """Requests at the same time on one multiplexed FastCGI connection; beyond it the answer is FCGI_OVERLOADED."""
+    drain_bytes: int = 16_777_216
+    """Unread body bytes taken and thrown away after the answer, so that the peer can read it before the close."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long each wait for a peer may take, in seconds. No wait is without one."""
+
+    head: float = 30.0
+    """From accepting a connection, or from the first byte of a later request, to a whole request head."""
+    body: float = 60.0
+    """Between two pieces of a request body that the application waits for (nginx: client_body_timeout 60)."""
+    write: float = 60.0
+    """Until the peer takes the next byte of a response (nginx: send_timeout 60)."""
+    keepalive: float = 75.0
+    """An idle kept connection; longer than the 60 s after which nginx's upstream keepalive closes its side."""
+    drain: float = 5.0
+    """Taking an unread request body after the answer (nginx: lingering_timeout 5)."""
+    graceful: float = 30.0
+    """Running requests may take this long to finish when the server stops."""
+    boot: float = 60.0
+    """A worker may take this long to load the application."""
+
+
+DEFAULT_LIMITS = Limits()
+DEFAULT_TIMEOUTS = Timeouts()

@@ -1,0 +1,1 @@
+"""Sockets, threads and processes: what carries bytes between web servers and applications."""

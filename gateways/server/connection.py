@@ -1,0 +1,414 @@
+"""One socket and its codec: reading, writing, deadlines, draining; requests in, one after another, responses out.
+
+A connection has one owner at any time: the poller, while it is armed, or the thread that took it from there. Only an
+owner closes it; whoever else wants it closed shuts the socket down, and the event that follows wakes the owner.
+What several requests at once need on top of this stands in ``multiplex``.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from gateways.body import RequestBody
+from gateways.codecs.events import Abort, Body, Closed, Continue, EndOfBody, EndOfResponse, Event, RawBody, Refused, Request, ResponseHead
+from gateways.codecs.refusal import error_response
+from gateways.errors import BodyError, LocalProtocolError, PeerClosed, RemoteProtocolError
+
+if TYPE_CHECKING:
+    from gateways.codecs import Codec
+    from gateways.server.pool import Pool
+
+__all__ = ["Connection", "Exchange"]
+
+READ_SIZE: Final = 65_536
+_FILE_BLOCK: Final = 65_528  # the longest FastCGI record that needs no padding
+_SENDFILE_MOST: Final = 1 << 30
+_NEVER: Final = float("inf")
+
+
+class Exchange:
+    """One request and the way of its response: what an App is called with."""
+
+    __slots__ = ("aborted", "body", "connection", "ended", "error_output", "protocol", "request", "started")
+
+    def __init__(self, connection: Connection, request: Request) -> None:
+        self.connection = connection
+        self.request = request
+        self.protocol = connection.codec.protocol
+        self.error_output = connection.codec.multiplexed
+        self.body = RequestBody(request.content_length, self.pull)
+        self.started = False
+        """A thread has begun to serve it."""
+        self.ended = False
+        """The whole response has been written, or nothing more of it will be."""
+        self.aborted = False
+
+    @property
+    def peer(self) -> str:
+        """The other end of the connection, for the log."""
+        return self.connection.peer_name()
+
+    def send(self, event: Event) -> None:
+        """Write one response event; raises PeerClosed, LocalProtocolError."""
+        connection = self.connection
+        if self.aborted:
+            raise PeerClosed("the web server has aborted the request")
+        if isinstance(event, ResponseHead):
+            data = connection.codec.send(event)
+            self.ended = event.end
+        else:
+            data = connection.codec.send(event)
+            if isinstance(event, EndOfResponse):
+                self.ended = True
+        if data:
+            connection.write(data)
+
+    def send_file(self, fd: int, offset: int, count: int) -> None:
+        """Write part of an open file as body; raises PeerClosed, and LocalProtocolError where it is too short."""
+        connection = self.connection
+        if connection.codec.raw_body:
+            connection.codec.send(RawBody(self.request.stream, count))
+            connection.send_file(fd, offset, count)
+            return
+        while count:
+            data = os.pread(fd, min(count, _FILE_BLOCK), offset)
+            if not data:
+                raise LocalProtocolError(self.protocol, "the file became shorter while it was sent")
+            self.send(Body(self.request.stream, data))
+            offset += len(data)
+            count -= len(data)
+
+    def abandon(self) -> None:
+        """Give the response up after its head."""
+        self.ended = True
+        self.connection.abandon(self)
+
+    def pull(self) -> None:
+        """Wait for more of the body (RequestBody's pull)."""
+        self.connection.pull(self)
+
+    def on_ready(self) -> None:
+        """Be served by the thread that calls."""
+        self.connection.serve(self)
+
+
+class Connection:
+    """A connection whose requests are served one after another, in their order; ``fd`` is non-blocking."""
+
+    __slots__ = (
+        "armed", "backlog", "closed", "codec", "deadline", "eof", "expired", "failure", "fd", "in_head", "lingering",
+        "newest", "peer", "pool", "registered", "unread",
+    )  # fmt: skip
+
+    def __init__(self, pool: Pool, fd: int, codec: Codec, peer: object) -> None:
+        self.pool = pool
+        self.fd = fd
+        self.codec = codec
+        self.peer = peer
+        self.armed = False
+        """The poller owns the connection."""
+        self.registered = False
+        self.closed = False
+        self.expired = False
+        """Its deadline has passed; the event that comes is not a peer's."""
+        self.deadline = pool.now + pool.timeouts.head
+        self.in_head = True
+        """A request head is awaited, or has begun to come."""
+        self.lingering = -1
+        """Bytes that may still be read and thrown away before the close; -1 where it is not closing."""
+        self.eof = False
+        self.failure: RemoteProtocolError | None = None
+        self.backlog: list[Exchange] = []
+        """Requests read and not yet served."""
+        self.newest: Exchange | None = None
+        """The request that body bytes belong to."""
+        self.unread = 0
+        """Body bytes thrown away since their request was answered."""
+
+    def peer_name(self) -> str:
+        """Return the other end's address, ``unix`` for a unix socket."""
+        peer = self.peer
+        if isinstance(peer, tuple):
+            return f"{peer[0]}:{peer[1]}"
+        return "unix"
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def on_ready(self) -> None:
+        """Read, serve what is whole, and hand the connection back to the poller; the caller owns it."""
+        if self.expired:
+            self.expire()
+            return
+        try:
+            data = os.read(self.fd, READ_SIZE)
+        except BlockingIOError:
+            self.wait()
+            return
+        except OSError as error:
+            self.reset(error)
+            return
+        if self.lingering >= 0:
+            self._linger_on(data)
+            return
+        if not self.in_head and data:
+            self.in_head = True
+            self.deadline = self.pool.now + self.pool.timeouts.head
+        self.take(data)
+        self.proceed()
+
+    def take(self, data: bytes) -> None:
+        """Give bytes, or b"" for the end of file, to the codec and its events to their requests."""
+        codec = self.codec
+        try:
+            events = codec.feed(data) if data else codec.feed_eof()
+        except RemoteProtocolError as error:
+            self.route(error.events)  # type: ignore[arg-type]  # a Sequence of events; errors.py knows no events
+            self.fail(error)
+        else:
+            self.route(events)
+        if not data:
+            self.eof = True
+        reply = codec.data_to_send()
+        if reply:
+            try:
+                self.write(reply)
+            except PeerClosed:
+                self.eof = True
+
+    def route(self, events: Iterable[Event]) -> None:
+        """Give each event to the request that it belongs to."""
+        for event in events:
+            if isinstance(event, Request):
+                self.newest = exchange = Exchange(self, event)
+                self.backlog.append(exchange)
+                self.in_head = False
+            elif isinstance(event, EndOfBody):
+                if self.newest is not None:
+                    self.newest.body.end()
+            elif isinstance(event, Body):
+                newest = self.newest
+                if newest is None or newest.ended:
+                    self.unread += len(event.data)
+                else:
+                    newest.body.put(event.data)
+
+    def fail(self, error: RemoteProtocolError) -> None:
+        """The codec reads no more: what has not come whole is refused."""
+        newest = self.newest
+        if newest is not None and not newest.body.ended:
+            newest.body.fail(BodyError(str(error), error.status_hint))
+            self.eof = True
+        else:
+            self.failure = error
+
+    def pull(self, exchange: Exchange) -> None:
+        """Read once more for the body of ``exchange``, which its application waits for."""
+        if exchange.request.expects_continue and not exchange.body.received:
+            exchange.request.expects_continue = False
+            self.write(self.codec.send(Continue(exchange.request.stream)))
+        data = self.read_waiting()
+        if data is None:
+            exchange.body.fail(BodyError(f"no byte of the body came for {self.pool.timeouts.body:g} s", 408))
+        else:
+            self.take(data)
+
+    def read_waiting(self) -> bytes | None:
+        """Read once, waiting until the body's deadline; None when it passed, b"" at the end."""
+        while True:
+            try:
+                return os.read(self.fd, READ_SIZE)
+            except BlockingIOError:
+                pass
+            except OSError:
+                return b""
+            if not wait_for(self.fd, select.POLLIN, self.pool.timeouts.body):
+                return None
+
+    # -- serving ------------------------------------------------------------------------------------------------
+
+    def proceed(self) -> None:
+        """Serve the requests that are there, then wait for more, or close."""
+        while self.backlog:
+            exchange = self.backlog.pop(0)
+            self.pool.app(exchange)
+            if self.closed:
+                return
+            if not exchange.ended:  # an App's own bug: it returned without an answer
+                self.abandon(exchange)
+                return
+            if self.codec.closing:
+                self.finish(whole=exchange.body.ended)
+                return
+            self.deadline = self.pool.now + self.pool.timeouts.keepalive
+            if not exchange.body.ended:  # what is left of the body is thrown away before the next head
+                self.deadline = self.pool.now + self.pool.timeouts.drain
+                self.unread = exchange.body.held
+        if self.failure is not None:
+            self.answer_failure(self.failure)
+        elif self.eof or self.codec.closing:
+            self.finish(whole=True)
+        elif self.unread > self.pool.limits.drain_bytes:
+            self.close()
+        else:
+            newest = self.newest
+            if newest is not None and newest.body.ended and not self.in_head and self.unread:
+                self.unread = 0
+                self.deadline = self.pool.now + self.pool.timeouts.keepalive
+            self.wait()
+
+    def serve(self, exchange: Exchange) -> None:
+        """Serve one request by itself: only where they are independent of each other."""
+        raise NotImplementedError
+
+    def answer_failure(self, error: RemoteProtocolError) -> None:
+        """Answer a request that could not be read, in its protocol's own form, and close."""
+        pool = self.pool
+        pool.log.refused(error.protocol, self.peer_name(), error.message)
+        stream = self.codec.error_stream
+        if stream:
+            try:
+                self.write(self.codec.send(error_response(stream, error.status_hint)))
+            except (PeerClosed, LocalProtocolError):
+                self.close()
+                return
+        self.finish(whole=self.eof)
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Write all of ``data``, waiting for the peer where its window is full; raises PeerClosed."""
+        try:
+            sent = os.write(self.fd, data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise PeerClosed(f"the peer went away: {error.strerror}") from None
+        if sent != len(data):
+            self._write_rest(data, sent)
+
+    def _write_rest(self, data: bytes, sent: int) -> None:
+        rest = memoryview(data)[sent:]
+        while rest:
+            self._wait_writable()
+            try:
+                sent = os.write(self.fd, rest)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise PeerClosed(f"the peer went away: {error.strerror}") from None
+            rest = rest[sent:]
+
+    def _wait_writable(self) -> None:
+        if not wait_for(self.fd, select.POLLOUT, self.pool.timeouts.write):
+            raise PeerClosed(f"the peer took no byte of the response for {self.pool.timeouts.write:g} s")
+
+    def send_file(self, fd: int, offset: int, count: int) -> None:
+        """Write part of an open file by os.sendfile; raises PeerClosed, LocalProtocolError where it is too short."""
+        while count:
+            try:
+                sent = os.sendfile(self.fd, fd, offset, min(count, _SENDFILE_MOST))
+            except BlockingIOError:
+                self._wait_writable()
+                continue
+            except OSError as error:
+                raise PeerClosed(f"the peer went away: {error.strerror}") from None
+            if sent == 0:
+                raise LocalProtocolError(self.codec.protocol, "the file became shorter while it was sent")
+            offset += sent
+            count -= sent
+
+    # -- waiting and closing ------------------------------------------------------------------------------------
+
+    def wait(self) -> None:
+        """Hand the connection to the poller until it can be read, or its deadline passes."""
+        pool = self.pool
+        first = not self.registered
+        if first:
+            self.registered = True
+            pool.connections[self.fd] = self
+        if self.deadline < pool.next_sweep:
+            pool.next_sweep = self.deadline
+        self.armed = True
+        pool.poller.arm(self.fd, first=first)
+
+    def wake(self) -> None:
+        """The deadline has passed, or the worker stops: make an event, by which the owner learns of it."""
+        self.expired = True
+        self._shutdown(socket.SHUT_RD)
+
+    def expire(self) -> None:
+        """Answer 408 where a head has begun to come; else close: an idle connection, or one that lingered too long."""
+        error_stream = self.codec.error_stream
+        if self.in_head and self.lingering < 0 and error_stream and getattr(self.codec, "buffered", 0):
+            seconds = self.pool.timeouts.head
+            self.answer_failure(RemoteProtocolError(self.codec.protocol, f"no whole request head came in {seconds:g} s", 408))
+        else:
+            self.close()
+
+    def idle(self) -> bool:
+        """Nothing is under way: kept open between two requests."""
+        return not self.in_head and self.lingering < 0
+
+    def finish(self, *, whole: bool) -> None:
+        """Close after the last response; where unread bytes are under way, only when the peer has had time to read it.
+
+        A close with unread bytes is a reset, which may overtake the response (RFC 9112 section 9.6).
+        """
+        if whole:
+            self.close()
+            return
+        self._shutdown(socket.SHUT_WR)
+        self.lingering = self.pool.limits.drain_bytes
+        self.deadline = self.pool.now + self.pool.timeouts.drain
+        self.wait()
+
+    def _linger_on(self, data: bytes) -> None:
+        self.lingering -= len(data)
+        if not data or self.lingering < 0:
+            self.close()
+        else:
+            self.wait()
+
+    def abandon(self, exchange: Exchange) -> None:
+        """Close so that the peer takes the response for cut: over TCP by a reset, which no protocol mistakes for an end."""
+        exchange.ended = True
+        if self.closed:
+            return
+        with socket.socket(fileno=os.dup(self.fd)) as sock:
+            if sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        self.close()
+
+    def reset(self, error: OSError) -> None:
+        """The peer has reset the connection."""
+        if self.in_head and not self.registered:
+            self.pool.log.refused(self.codec.protocol, self.peer_name(), f"the connection broke: {error.strerror}")
+        self.close()
+
+    def _shutdown(self, how: int) -> None:
+        with socket.socket(fileno=os.dup(self.fd)) as sock:
+            try:
+                sock.shutdown(how)
+            except OSError:  # the peer is gone already: its event comes by itself
+                return
+
+    def close(self) -> None:
+        """Close the socket; the caller owns the connection."""
+        if self.closed:
+            return
+        self.closed = True
+        if self.registered:
+            self.registered = False
+            del self.pool.connections[self.fd]
+        os.close(self.fd)
+
+
+def wait_for(fd: int, event: int, timeout: float) -> bool:
+    """Wait until ``fd`` can be read or written; False when ``timeout`` seconds have passed."""
+    poll = select.poll()
+    poll.register(fd, event)
+    return bool(poll.poll(timeout * 1000))

@@ -1,0 +1,279 @@
+"""The process that binds, forks workers, reaps and replaces them, and stops. ``policy`` decides, this file acts.
+
+Nothing of the application is loaded here. Signal handlers only note the signal.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Final
+
+from gateways.build import version_line
+from gateways.errors import WorkerBootError
+from gateways.server import policy
+from gateways.server.errorlog import ErrorLog, configure
+from gateways.server.sockets import bind, cleanup
+from gateways.server.worker import READY, run_worker
+from gateways.settings import Settings
+
+__all__ = ["serve"]
+
+_EXIT_OK: Final = 0
+_EXIT_CONFIG: Final = 2
+_EXIT_BOOT: Final = 3
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+
+def serve(settings: Settings, on_ready: Callable[[], None] | None = None) -> int:
+    """Bind, run the workers until a signal says stop, and return the exit code; raises ConfigError.
+
+    ``on_ready`` is called once, when every first worker is ready. 0: stopped as asked; 2: the application cannot be
+    found; 3: it failed to load.
+    """
+    configure(settings.log_level)
+    log = ErrorLog()
+    os.chdir(settings.chdir)
+    sockets: list[tuple[str, socket.socket]] = []
+    try:
+        for protocol, address in settings.listeners:
+            sockets.append(
+                (protocol, bind(address, backlog=settings.backlog, mode=settings.socket_mode, owner=settings.socket_owner))
+            )
+        where = ", ".join(f"{protocol} on {address}" for protocol, address in settings.listeners)
+        shape = f"{settings.workers} x {settings.threads} threads" if settings.threads > 1 else str(settings.workers)
+        log.info(f"{version_line()}: {settings.app}, {where}, workers {shape}")
+        return Master(settings, sockets, log, on_ready).run()
+    finally:
+        cleanup([sock for _, sock in sockets])
+        for _, sock in sockets:
+            sock.close()
+
+
+class _Worker:
+    """One living worker, as the master sees it."""
+
+    def __init__(self, pid: int, control: socket.socket, born: float) -> None:
+        self.pid = pid
+        self.control = control
+        self.born = born
+        self.ready = False
+        self.said = b""
+        """Why it could not boot."""
+        self.told = False
+
+
+class Master:
+    """The workers of one server."""
+
+    def __init__(
+        self, settings: Settings, sockets: list[tuple[str, socket.socket]], log: ErrorLog,
+        on_ready: Callable[[], None] | None,
+    ) -> None:  # fmt: skip
+        self._settings = settings
+        self._sockets = sockets
+        self._log = log
+        self._on_ready = on_ready
+        self._workers: dict[int, _Worker] = {}
+        self._failures = 0
+        self._last_failure = 0.0
+        self._served = False
+        """A worker has been ready once."""
+        self._stopping_since: float | None = None
+        self._graceful = settings.timeouts.graceful
+        self._exit = _EXIT_OK
+        self._signals_in, self._signals_out = os.pipe()
+        for fd in (self._signals_in, self._signals_out):
+            os.set_blocking(fd, False)
+
+    def run(self) -> int:
+        """Supervise until stopped; returns the exit code."""
+        before = {number: signal.signal(number, _note) for number in (*_STOP_SIGNALS, signal.SIGCHLD, signal.SIGHUP)}
+        old_wakeup = signal.set_wakeup_fd(self._signals_out, warn_on_full_buffer=False)
+        try:
+            while True:
+                now = time.monotonic()
+                actions, wake = policy.decide(self._facts(), now)
+                for action in actions:
+                    if isinstance(action, policy.Exit):
+                        return self._exit
+                    self._do(action)
+                self._wait(None if wake is None else max(0.0, wake - time.monotonic()), at_once=bool(actions))
+                self._reap()
+        finally:
+            signal.set_wakeup_fd(old_wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            for worker in self._workers.values():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker.pid, signal.SIGKILL)
+            os.close(self._signals_in)
+            os.close(self._signals_out)
+
+    def _facts(self) -> policy.Facts:
+        return policy.Facts(
+            workers=tuple(policy.WorkerFacts(worker.pid, worker.ready, worker.born) for worker in self._workers.values()),
+            wanted=self._settings.workers,
+            failures=self._failures,
+            last_failure=self._last_failure,
+            stopping_since=self._stopping_since,
+            boot_timeout=self._settings.timeouts.boot,
+            graceful_timeout=self._graceful,
+        )
+
+    def _do(self, action: policy.Action) -> None:
+        if isinstance(action, policy.Spawn):
+            for _ in range(action.count):
+                self._spawn()
+        elif isinstance(action, policy.Kill):
+            self._log.warning(f"worker {action.pid}: {action.reason}; killed")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(action.pid, signal.SIGKILL)
+
+    def _wait(self, timeout: float | None, *, at_once: bool) -> None:
+        """Sleep until a signal or a worker has something to say."""
+        poll = select.poll()
+        poll.register(self._signals_in, select.POLLIN)
+        by_fd: dict[int, _Worker] = {}
+        for worker in self._workers.values():
+            if worker.control.fileno() >= 0:
+                poll.register(worker.control, select.POLLIN)
+                by_fd[worker.control.fileno()] = worker
+        for fd, _ in poll.poll(0 if at_once and timeout == 0 else None if timeout is None else timeout * 1000 + 1):
+            if fd == self._signals_in:
+                self._signals()
+            else:
+                self._listen_to(by_fd[fd])
+
+    def _signals(self) -> None:
+        try:
+            numbers = os.read(self._signals_in, 256)
+        except BlockingIOError:
+            return
+        for number in numbers:
+            if number in _STOP_SIGNALS:
+                if self._stopping_since is not None:  # asked twice: at once
+                    self._graceful = 0.0
+                self._stop(signal.Signals(number).name)
+            elif number == signal.SIGHUP:
+                self._log.warning("SIGHUP: this version cannot reload; stop and start it instead")
+
+    def _stop(self, why: str) -> None:
+        if self._stopping_since is None:
+            self._stopping_since = time.monotonic()
+            self._log.info(f"{why}: finishing what runs, at most {self._graceful:g} s")
+        for worker in self._workers.values():
+            if not worker.told:
+                worker.told = True
+                with contextlib.suppress(OSError):
+                    worker.control.sendall(b"s")
+
+    def _listen_to(self, worker: _Worker) -> None:
+        try:
+            data = worker.control.recv(65_536)
+        except BlockingIOError:
+            return
+        except ConnectionError:
+            data = b""
+        if not data:
+            worker.control.close()
+        elif not worker.ready and data == READY:
+            self._ready(worker)
+        else:
+            worker.said += data
+
+    def _ready(self, worker: _Worker) -> None:
+        worker.ready = True
+        self._failures = 0
+        self._served = True
+        self._log.info(f"worker {worker.pid} is ready")
+        if self._on_ready is not None and sum(each.ready for each in self._workers.values()) == self._settings.workers:
+            call, self._on_ready = self._on_ready, None
+            call()
+
+    def _reap(self) -> None:
+        for pid, worker in list(self._workers.items()):
+            try:
+                found, status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                found, status = pid, 0
+            if found:
+                if worker.control.fileno() >= 0:
+                    self._listen_to(worker)
+                    worker.control.close()
+                del self._workers[pid]
+                self._died(worker, os.waitstatus_to_exitcode(status))
+
+    def _died(self, worker: _Worker, code: int) -> None:
+        if self._stopping_since is not None:
+            return
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        if worker.ready:
+            self._log.warning(f"worker {worker.pid} {how}; it is replaced")
+            return
+        self._failures += 1
+        self._last_failure = time.monotonic()
+        reason = worker.said.decode("utf-8", "replace") or f"worker {worker.pid} {how} before it was ready"
+        self._log.error(reason)
+        if self._served:
+            self._log.warning(f"next try in {policy.back_off(self._failures):g} s")
+            return
+        # Nothing has ever worked: it will not by itself.
+        self._exit = _EXIT_CONFIG if code == _EXIT_CONFIG else _EXIT_BOOT
+        self._graceful = 0.0
+        self._stop("no worker could start")
+
+    def _spawn(self) -> None:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            code = _EXIT_BOOT
+            try:
+                ours.close()
+                for worker in self._workers.values():
+                    worker.control.close()
+                code = self._child(theirs)
+            finally:
+                atexit._run_exitfuncs()  # noqa: SLF001  (the application's own, as in a process of its own)
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        theirs.close()
+        self._workers[pid] = _Worker(pid, ours, time.monotonic())
+
+    def _child(self, control: socket.socket) -> int:
+        """Be a worker; returns its exit code."""
+        atexit._clear()  # noqa: SLF001  (the master's)
+        os.close(self._signals_in)
+        os.close(self._signals_out)
+        wakeup_in, wakeup_out = os.pipe()
+        os.set_blocking(wakeup_out, False)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the master tells us
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for number in (signal.SIGTERM, signal.SIGQUIT):
+            signal.signal(number, _note)
+        signal.set_wakeup_fd(wakeup_out, warn_on_full_buffer=False)
+        try:
+            run_worker(self._settings, self._sockets, control, wakeup_in, self._log)
+        except WorkerBootError as error:
+            if error.__cause__ is not None:
+                traceback.print_exception(error.__cause__)
+            control.sendall(str(error).encode("utf-8", "replace"))
+            return _EXIT_BOOT if error.__cause__ is not None else _EXIT_CONFIG
+        return _EXIT_OK
+
+
+def _note(number: int, frame: object) -> None:
+    """Do nothing: the wake-up descriptor has the signal's number."""

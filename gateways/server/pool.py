@@ -1,0 +1,286 @@
+"""The threads of one worker process and how they share the poller: leader and followers, with late promotion.
+
+One thread leads: it waits in the poller, takes a ready connection and serves it itself. Only when it has been busy
+with one request for about a tick does a follower take over the poller. So short requests run without any thread
+switch, and a thread that blocks is replaced within two ticks.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Protocol
+
+from gateways.apps import App
+from gateways.limits import Limits, Timeouts
+from gateways.server.connection import Connection
+from gateways.server.errorlog import ErrorLog
+from gateways.server.poller import Poller
+
+if TYPE_CHECKING:
+    from gateways.server.listener import Listener
+
+__all__ = ["Pool", "Task"]
+
+TICK: Final = 0.001
+_IDLE_TICKS: Final = 50  # the ticker goes to sleep after so many ticks in which the leader waited in the poller
+_PAUSE: Final = 0.1  # seconds without accepting when the process is out of descriptors
+_NEVER: Final = float("inf")
+_STOP_EVERY: Final = 0.02  # seconds between looks at whether a stopping worker is done
+_FRESH_GRACE: Final = 1.0  # seconds for connections accepted just before the stop to send their request
+
+
+class Task(Protocol):
+    """Something that a thread can take up: a connection, a listener, a request."""
+
+    def on_ready(self) -> None:
+        """Do it."""
+
+
+class Pool:
+    """The threads of one worker. ``run`` leads them in the calling thread until ``stop``.
+
+    ``app`` answers requests; ``clock`` returns seconds, monotonic.
+    """
+
+    def __init__(
+        self, app: App, log: ErrorLog, *, threads: int, limits: Limits, timeouts: Timeouts, poller: Poller,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.app = app
+        self.log = log
+        self.limits = limits
+        self.timeouts = timeouts
+        self.poller = poller
+        self.clock = clock
+        self.now = clock()
+        """The time when the poller was last left."""
+        self.connections: dict[int, Connection] = {}
+        """Those that the poller knows, by descriptor."""
+        self.watched: dict[int, Task] = {}
+        """Listeners and pipes, by descriptor."""
+        self.next_sweep = _NEVER
+        self.stopping = False
+        self._threads = threads
+        self.ready: deque[Task] = deque()
+        """Tasks that the next free thread takes up."""
+        self._paused: list[Listener] = []
+        self._mutex = threading.Lock()
+        self._parked: list[tuple[threading.Lock, object]] = []
+        self._leader: object | None = None
+        """A token of the thread that leads; None where every thread is busy."""
+        self.beat = 0
+        """Grows with each task that is taken up."""
+        self._polling = False
+        """The leader waits in the poller."""
+        self._finished = False
+        self._ticker_wake = threading.Event()
+        self._ticker_asleep = False
+        self._wake_in, self._wake_out = os.pipe()
+        os.set_blocking(self._wake_in, False)
+        os.set_blocking(self._wake_out, False)
+
+    # -- for connections ----------------------------------------------------------------------------------------
+
+    def submit(self, task: Task) -> None:
+        """Have ``task`` done by the next thread that is free."""
+        self.ready.append(task)
+        if self._polling:
+            os.write(self._wake_out, b"w")
+
+    def watch(self, fd: int, task: Task) -> None:
+        """Call ``task`` whenever ``fd`` can be read."""
+        self.watched[fd] = task
+        self.poller.listen(fd)
+
+    def unwatch(self, fd: int) -> None:
+        """Forget ``fd``."""
+        if self.watched.pop(fd, None) is not None:
+            self.poller.unlisten(fd)
+
+    def pause(self, listener: Listener) -> None:
+        """Let ``listener`` wait a moment: the process is out of descriptors."""
+        self.unwatch(listener.sock.fileno())
+        self._paused.append(listener)
+        self.next_sweep = min(self.next_sweep, self.now + _PAUSE)
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until ``stop`` was called and all is served; the calling thread is the first of the pool."""
+        me = object()
+        self._leader = me
+        self.watch(self._wake_in, _Waker(self._wake_in))
+        others = [
+            threading.Thread(target=self._follow, name=f"gateways-{number}", daemon=True)
+            for number in range(1, self._threads)
+        ]
+        for thread in others:
+            thread.start()
+        if others:
+            threading.Thread(target=self._tick, name="gateways-ticker", daemon=True).start()
+        self._lead(me)
+        for thread in others:
+            thread.join(1.0)
+
+    def stop(self) -> None:
+        """Take no new connection, close the idle ones, and let ``run`` return when the rest is served."""
+        self.stopping = True
+        limit = self.now + _FRESH_GRACE
+        for connection in list(self.connections.values()):
+            connection.deadline = min(connection.deadline, limit) if connection.in_head else connection.deadline
+        self.next_sweep = 0.0
+
+    def _lead(self, me: object) -> None:
+        """Do what is ready, and lead or follow as it falls to this thread, until the pool has finished."""
+        ready = self.ready
+        while True:
+            try:
+                task = ready.popleft()
+            except IndexError:
+                if not self._poll(me):
+                    return
+                continue
+            self.beat += 1
+            try:
+                task.on_ready()
+            except Exception as error:  # noqa: BLE001  (a bug of ours costs its connection, never the thread)
+                self.log.error("a task of the pool failed", error)
+                if isinstance(task, Connection):
+                    task.close()
+            if self._leader is not me and not self._park(me):
+                return
+
+    def _poll(self, me: object) -> bool:
+        """Wait in the poller, if this thread leads, and queue what is ready; False when the pool has finished."""
+        if self._threads > 1:
+            with self._mutex:  # nobody is promoted while the leader polls, so nobody else ever does
+                if self._leader is me:
+                    self._polling = True
+            if self._leader is not me:
+                return self._park(me)
+            if self.ready:  # submitted meanwhile
+                self._polling = False
+                return True
+        if self.stopping and self._finish():
+            return False
+        wait = -1.0
+        if self.next_sweep != _NEVER:
+            wait = max(0.0, self.next_sweep - self.clock())
+        fds = self.poller.wait(wait)
+        self._polling = False
+        if self._ticker_asleep:
+            self._ticker_asleep = False
+            self._ticker_wake.set()
+        self.now = now = self.clock()
+        connections = self.connections
+        for fd in fds:
+            connection = connections.get(fd)
+            if connection is None:
+                task = self.watched.get(fd)
+                if task is not None:
+                    self.ready.append(task)
+            elif connection.armed:
+                connection.armed = False
+                self.ready.append(connection)
+        if now >= self.next_sweep:
+            self._sweep(now)
+        return True
+
+    def _sweep(self, now: float) -> None:
+        """Wake the connections whose deadline has passed; where the worker stops, those that only wait."""
+        earliest = now + _STOP_EVERY if self.stopping else _NEVER
+        for connection in list(self.connections.values()):
+            if connection.armed and not connection.expired:
+                if connection.deadline <= now or (self.stopping and connection.idle()):
+                    connection.wake()
+                elif connection.deadline < earliest:
+                    earliest = connection.deadline
+        for listener in self._paused:
+            listener.resume()
+        self._paused.clear()
+        self.next_sweep = earliest
+
+    def _finish(self) -> bool:
+        """Whether all is served and every other thread parked; then let them go."""
+        with self._mutex:
+            if self.connections or self.ready or len(self._parked) < self._threads - 1:
+                return False
+            self._finished = True
+            for gate, _ in self._parked:
+                gate.release()
+            self._parked.clear()
+        self._ticker_wake.set()
+        return True
+
+    # -- leader and followers -----------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        me = object()
+        if self._park(me):
+            self._lead(me)
+
+    def _park(self, me: object) -> bool:
+        """Wait until promoted, or lead at once where nobody does; False when the pool has finished."""
+        with self._mutex:
+            if self._finished:
+                return False
+            if self._leader is None:
+                self._leader = me
+                return True
+            gate = threading.Lock()
+            gate.acquire()
+            self._parked.append((gate, me))
+        gate.acquire()
+        return not self._finished
+
+    def _tick(self) -> None:
+        """Promote a follower whenever the leader has been busy with one task for a whole tick."""
+        idle = 0
+        while not self._finished:
+            beat = self.beat
+            time.sleep(TICK)
+            if self._polling:
+                idle += 1
+                if idle >= _IDLE_TICKS:
+                    self._sleep()
+                    idle = 0
+                continue
+            idle = 0
+            if self.beat == beat:
+                self._promote(beat)
+
+    def _promote(self, beat: int) -> None:
+        with self._mutex:
+            if self._polling or self.beat != beat or self._leader is None:
+                return
+            if self._parked:
+                gate, self._leader = self._parked.pop()
+                gate.release()
+            else:
+                self._leader = None  # whoever is free first takes over
+
+    def _sleep(self) -> None:
+        """Sleep while the leader waits in the poller, so that an idle worker uses no CPU."""
+        self._ticker_wake.clear()
+        self._ticker_asleep = True
+        if self._polling and not self._finished:
+            self._ticker_wake.wait()
+        self._ticker_asleep = False
+
+
+class _Waker:
+    """Empties the pipe by which ``submit`` wakes the leader."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def on_ready(self) -> None:
+        """Take the bytes; what they stand for is in the queue."""
+        try:
+            os.read(self._fd, 4096)
+        except BlockingIOError:
+            return

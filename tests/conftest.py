@@ -1,0 +1,29 @@
+"""What every test shares: how hard hypothesis tries, and the marker of the integration tests.
+
+A test that needs a program of the system (nginx, apache2, ...) asks ``tests.servers.require`` for it: where it is
+missing, the test is skipped and ``-ra`` shows it; under CI=true it fails.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+INTEGRATION = Path(__file__).parent / "integration"
+
+# No deadlines: on a busy machine they measure the neighbours.
+settings.register_profile("dev", deadline=None, max_examples=50)
+settings.register_profile(
+    "ci", deadline=None, max_examples=200, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("thorough", settings.get_profile("ci"), max_examples=10_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "dev"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(INTEGRATION):
+            item.add_marker(pytest.mark.integration)

@@ -21,19 +21,29 @@ class Codec(Protocol):
     that its protocol or state forbids.
     """
 
-    protocol: str
-    """The registry's name: ``fastcgi``, ``scgi``, ``uwsgi``, ``http``."""
-    multiplexed: bool
-    """Requests of one connection may be answered in any order and at the same time."""
-    closing: bool
-    """Nothing more comes or goes after what ``send`` has returned so far: close the connection."""
-    raw_body: bool
-    """Response body bytes go to the wire as they are, so a file may be sent by ``os.sendfile``."""
+    @property
+    def protocol(self) -> str:
+        """The registry's name: ``fastcgi``, ``scgi``, ``uwsgi``, ``http``."""
 
-    buffered: int
-    """Bytes held of messages that are not whole."""
-    error_stream: int
-    """The stream that an error raised by ``feed`` is answered on; 0 where nobody waits for an answer."""
+    @property
+    def multiplexed(self) -> bool:
+        """Requests of one connection may be answered in any order and at the same time."""
+
+    @property
+    def closing(self) -> bool:
+        """Nothing more comes or goes after what ``send`` has returned so far: close the connection."""
+
+    @property
+    def raw_body(self) -> bool:
+        """Response body bytes go to the wire as they are, so a file may be sent by ``os.sendfile``."""
+
+    @property
+    def buffered(self) -> int:
+        """Bytes held of messages that are not whole."""
+
+    @property
+    def error_stream(self) -> int:
+        """The stream that an error raised by ``feed`` is answered on; 0 where nobody waits for an answer."""
 
     def feed(self, data: bytes) -> list[Event]:
         """Take bytes from the wire and return what they complete."""

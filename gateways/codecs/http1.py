@@ -3,13 +3,15 @@
 llhttp reads header fields and chunks; from httptools 0.6.3 on it is strict in both. Done here is what it cannot do:
 it knows a fixed list of methods, so one expression reads the request line; it tells no offsets, so heads are cut
 out and bodies counted; it takes what follows an Upgrade for another protocol, which we never agree to.
-This file knows nothing of PATH_INFO, addresses and clocks: those variables, and ``Date``, belong to other layers.
+This file knows nothing of PATH_INFO, addresses and clocks: the variables that a web server in front would send of
+itself and of the client are given to the codec, and so is what tells the date.
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -140,15 +142,25 @@ class _Chunks:
 class HTTP1Codec:
     """The application side of one HTTP/1.0 or HTTP/1.1 connection; streams count its requests from 1.
 
+    ``variables`` (REMOTE_ADDR, SERVER_NAME, ...) become parameters of every request; ``date`` returns the value of
+    the Date field (RFC 9110 section 6.6.1), without it there is none.
+
     After ``feed`` or ``feed_eof`` raised, ``send`` still answers the request that failed, ``error_stream``.
     """
 
     protocol: str = "http"
     multiplexed: bool = False
 
-    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(
+        self,
+        limits: Limits = DEFAULT_LIMITS,
+        variables: Mapping[str, str] | None = None,
+        date: Callable[[], str] | None = None,
+    ) -> None:
         self.closing = False
         self.raw_body = False
+        self._variables = variables or {}
+        self._date = date
         self.error_stream = 1
         """The request that is being read, or the next one; 0 where it failed after its answer."""
         self._limits = limits
@@ -275,6 +287,7 @@ class HTTP1Codec:
         self._exchanges.append(exchange)
         _check("params_count", head.count(b"\r\n", line_end) - 2, self._limits.params_count, 431)
         params = {
+            **self._variables,
             "REQUEST_METHOD": method.decode("latin-1"),
             "REQUEST_URI": target.decode("latin-1"),
             "QUERY_STRING": target.partition(b"?")[2].decode("latin-1"),
@@ -356,6 +369,8 @@ class HTTP1Codec:
             exchange.waits = exchange.waits and code != "100"
             return encode_head("http", first_line, headers) if exchange.http11 else b""
 
+        if self._date is not None and not any(name.lower() == "date" for name, _ in headers):
+            headers.append(("Date", self._date()))
         keep = exchange.keep and (exchange.received or not exchange.waits)  # else nobody knows if a body comes
         left = 0
         if exchange.head_only or code in ("204", "304"):

@@ -343,7 +343,7 @@ class Connection:
     def expire(self) -> None:
         """Answer 408 where a head has begun to come; else close: an idle connection, or one that lingered too long."""
         error_stream = self.codec.error_stream
-        if self.in_head and self.lingering < 0 and error_stream and getattr(self.codec, "buffered", 0):
+        if self.in_head and self.lingering < 0 and error_stream and self.codec.buffered:
             seconds = self.pool.timeouts.head
             self.answer_failure(RemoteProtocolError(self.codec.protocol, f"no whole request head came in {seconds:g} s", 408))
         else:

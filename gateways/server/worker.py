@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable
+from email.utils import formatdate
 
 from gateways.apps.loader import load
 from gateways.apps.wsgi import WSGIApp
@@ -87,6 +89,7 @@ def codec_maker(protocol: str, sock: socket.socket, settings: Settings) -> Calla
                 "REMOTE_PORT": str(client[1]),
                 "GATEWAY_INTERFACE": "CGI/1.1",
             },
+            http_date,
         )
 
     def fastcgi(_: object) -> Codec:
@@ -102,6 +105,18 @@ def codec_maker(protocol: str, sock: socket.socket, settings: Settings) -> Calla
     if protocol == "auto":
         return lambda peer: AutoCodec(makers, peer)
     return makers[protocol]
+
+
+_date: tuple[int, str] = (0, "")
+
+
+def http_date() -> str:
+    """Return the value of an HTTP Date field, made once a second."""
+    global _date  # noqa: PLW0603  (one tuple, replaced whole)
+    now = int(time.time())
+    if _date[0] != now:
+        _date = (now, formatdate(now, usegmt=True))
+    return _date[1]
 
 
 def _name(sock: socket.socket) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from gateways.apps import demo
 class Answer:
     """One request's response, whole."""
 
-    def __init__(self, path: str = "/", body: bytes = b"", /, **environ: Any) -> None:
+    def __init__(self, path: str = "/", body: bytes = b"", /, **environ: Any) -> None:  # noqa: ANN401 - an environ holds anything
         full: dict[str, Any] = {
             "PATH_INFO": path,
             "SCRIPT_NAME": "",

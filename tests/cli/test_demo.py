@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
+import signal
 import socket
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -25,7 +29,7 @@ Install = Callable[[Serve], None]
 
 
 @pytest.fixture
-def install(monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+def install(monkeypatch: pytest.MonkeyPatch) -> Install:
     """Put a function in the place of the master's ``serve``."""
 
     def put(serve: Serve) -> None:
@@ -170,3 +174,58 @@ def test_without_a_working_nginx_the_demo_goes_on(
     install(ready)
     assert cli.run(["demo", "9000"]) == 0
     assert capsys.readouterr().err == "gateways: nginx did not start: out of order; the demo goes on without it\n"
+
+
+def test_the_real_server_behind_the_real_nginx() -> None:
+    require("nginx")
+    port = free_port()
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAYS_")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "gateways", "demo", str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environ,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            urls = [f"http://127.0.0.1:{port}/"]
+            for line in process.stdout:
+                if line.startswith(" " * 12 + "http://"):
+                    urls.append(line.strip())
+                if line.endswith("/http/\n"):
+                    break
+            found = {}
+            for url in urls:
+                with urllib.request.urlopen(f"{url}env?q=1", timeout=5) as response:  # noqa: S310 - our own URL
+                    answer = json.load(response)
+                found[url.partition(":")[2].partition(":")[2].partition("/")[2]] = (
+                    answer["gateways.protocol"],
+                    answer["SCRIPT_NAME"],
+                    answer["PATH_INFO"],
+                )
+            assert found == {
+                "": ("http", "", "/env"),
+                "fastcgi/": ("fastcgi", "/fastcgi", "/env"),
+                "scgi/": ("scgi", "/scgi", "/env"),
+                "uwsgi/": ("uwsgi", "/uwsgi", "/env"),
+                "http/": ("http", "", "/env"),
+            }
+            second = subprocess.run(
+                [sys.executable, "-m", "gateways", "demo", str(port)],
+                check=False,
+                capture_output=True,
+                text=True,
+                env=environ,
+                timeout=30,
+            )
+            assert second.returncode == 2
+            assert f"gateways: cannot listen on 127.0.0.1:{port}: the port is in use" in second.stderr
+            assert "Traceback" not in second.stderr
+        finally:
+            process.send_signal(signal.SIGINT)  # not SIGKILL: nginx would stay
+            _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    for url in urls:
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", int(url.split(":")[2].partition("/")[0]))) != 0

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import os
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,20 +128,19 @@ def test_http_cuts_the_prefix_off_and_tells_it(recorder: Recorder) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["/fastcgi/", "/scgi/", "/uwsgi/", "/http/"])
-def test_a_unix_socket(tmp_path: Path, prefix: str) -> None:
-    # nginx's worker may have another user than the tests.
-    for directory in (tmp_path, tmp_path.parent):
-        directory.chmod(0o755)
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(tmp_path / "s"))
-        (tmp_path / "s").chmod(0o666)
+def test_a_unix_socket(prefix: str) -> None:
+    # Not in tmp_path: nginx's worker may have another user than the tests, and pytest keeps its directory closed.
+    with tempfile.TemporaryDirectory(prefix="gateways-test-") as directory, socket.socket(socket.AF_UNIX) as listener:
+        Path(directory).chmod(0o755)
+        path = Path(directory) / "s"
+        listener.bind(str(path))
+        path.chmod(0o666)
         listener.listen()
         recorder = Recorder(listener)
-        with running(f"unix:{tmp_path / 's'}") as front:
-            if ask(front.port, prefix).status == 502 and not recorder.received:
-                assert os.geteuid() == 0, "only root's temporary directory is closed to nginx"
-        listener.close()
-        recorder.thread.join(SECONDS)
+        with running(f"unix:{path}") as front:
+            ask(front.port, prefix)
+            recorder.thread.join(SECONDS)
+    assert b"trial-end" in recorder.received
 
 
 def test_a_prefix_without_its_slash_is_redirected() -> None:
@@ -201,7 +201,7 @@ def test_an_nginx_that_does_not_start_says_why(tmp_path: Path, script: str, word
 
 def test_a_binary_that_cannot_be_run() -> None:
     front = PrivateNginx("/no/such/nginx", "127.0.0.1:1")
-    with pytest.raises(ConfigError, match="nginx did not start: .*No such file"):
+    with pytest.raises(ConfigError, match=r"nginx did not start: .*No such file"):
         front.start()
     assert front._directory is None
 

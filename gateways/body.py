@@ -1,88 +1,108 @@
 """``wsgi.input``: one request body as a file that ends where the body ends.
 
-Bytes arrive by ``put``, as a codec hands them up; where an application asks for more than has come, ``pull``
-is called, which waits for the peer. This file knows nothing of sockets, threads or protocols.
+Bytes arrive by ``put``, as a codec hands them up; where an application asks for more than has come, its source is
+asked to ``pull``, which waits for the peer. This file knows nothing of sockets or protocols.
+
+One thread may write (``put``, ``end``, ``fail``) while another one reads: each attribute has one side that assigns it,
+and ``ended`` is assigned last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
 
 from gateways.errors import BodyError
 
-__all__ = ["RequestBody"]
+__all__ = ["BodySource", "RequestBody"]
 
 _SIZE_MAX: Final = 1 << 62
+
+
+class BodySource(Protocol):
+    """Where the bytes of a body come from."""
+
+    def pull(self, body: RequestBody) -> None:
+        """Wait for more of ``body``: bring on one ``put``, ``end`` or ``fail``, or raise BodyError."""
 
 
 class RequestBody:
     """A readable binary stream over the body of one request (PEP 3333, "Input and Error Streams").
 
     ``expected`` is what CONTENT_LENGTH promised, in bytes, or -1. A body that turns out shorter or longer is
-    refused: whoever reads it gets BodyError, so that half an upload never passes for a whole one. ``pull``
-    must bring on one ``put``, ``end`` or ``fail``, or raise BodyError itself.
+    refused: whoever reads it gets BodyError, so that half an upload never passes for a whole one.
     """
 
-    __slots__ = ("_at", "_block", "_blocks", "_error", "_pull", "ended", "expected", "held", "received")
+    received: int = 0
+    ended: bool = False
+    _taken: int = 0
+    """Bytes read."""
+    _block: bytes = b""
+    _at: int = 0
+    _blocks: deque[bytes] | None = None
+    _error: BodyError | None = None
 
-    def __init__(self, expected: int, pull: Callable[[], None]) -> None:
+    def __init__(self, expected: int, source: BodySource) -> None:
         self.expected = expected
-        self.received = 0
-        self.held = 0
+        self._source = source
+
+    @property
+    def held(self) -> int:
         """Bytes that came and were not read yet."""
-        self.ended = False
-        self._pull = pull
-        self._block = b""
-        self._at = 0
-        self._blocks: list[bytes] = []
-        self._error: BodyError | None = None
+        return self.received - self._taken
 
     # -- from the connection ------------------------------------------------------------------------------------
 
     def put(self, data: bytes) -> None:
         """Take the next bytes of the body."""
         self.received += len(data)
-        self.held += len(data)
-        self._blocks.append(data)
+        if self._blocks is None:
+            self._blocks = deque((data,))
+        else:
+            self._blocks.append(data)
 
     def end(self) -> None:
         """The body is whole."""
-        self.ended = True
         if 0 <= self.expected != self.received and self._error is None:
             self._error = BodyError(f"the body has {self.received} bytes, but CONTENT_LENGTH said {self.expected}")
+        self.ended = True
 
     def fail(self, error: BodyError) -> None:
         """No more of the body will come; reading past what is held raises ``error``."""
-        self.ended = True
         if self._error is None:
             self._error = error
+        self.ended = True
 
     # -- to the application -------------------------------------------------------------------------------------
 
     def _fill(self) -> bool:
-        """Make the current block one with unread bytes; False at the end. Raises BodyError."""
-        while not self._blocks:
-            if self.ended:
+        """Make the next block the current one; False at the end. Raises BodyError.
+
+        The bytes that complete what CONTENT_LENGTH promised are handed out only when it is known that no more come:
+        whether a body is refused as too long does not depend on how it was cut into blocks.
+        """
+        while True:
+            ended = self.ended
+            if 0 <= self.expected < self.received:
+                raise BodyError(f"the body is longer than the {self.expected} bytes that CONTENT_LENGTH said")
+            if self._blocks and (ended or self.expected != self.received):
+                break
+            if ended:
                 if self._error is not None:
                     raise self._error
                 return False
-            self._pull()
-        self._block = self._blocks.pop(0)
+            self._source.pull(self)
+        self._block = self._blocks.popleft()
         self._at = 0
-        if 0 <= self.expected < self.received:
-            raise BodyError(f"the body is longer than the {self.expected} bytes that CONTENT_LENGTH said")
         return True
 
     def _take(self, size: int) -> bytes:
         """Return at most ``size`` bytes of the current block."""
         block = self._block
-        if self._at == 0 and size >= len(block):
-            data = block
-        else:
-            data = block[self._at : self._at + size]
+        data = block if self._at == 0 and size >= len(block) else block[self._at : self._at + size]
         self._at += len(data)
-        self.held -= len(data)
+        self._taken += len(data)
         return data
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -104,7 +124,7 @@ class RequestBody:
             return b""
         return self._take(wanted)
 
-    def readinto(self, buffer: bytearray | memoryview, /) -> int:
+    def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401  (collections.abc.Buffer is new in Python 3.12)
         """Fill ``buffer`` and return how many bytes that were; fewer than its length only at the end."""
         view = memoryview(buffer).cast("B")
         data = self.read(len(view))

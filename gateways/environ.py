@@ -12,16 +12,17 @@ from urllib.parse import unquote_to_bytes
 
 from gateways.errors import MalformedMessage
 
-__all__ = ["request_path", "split_path", "to_environ", "url_scheme"]
+__all__ = ["host_name", "normal_path", "request_path", "split_path", "to_environ", "url_scheme"]
 
 _ON: Final = frozenset(("on", "1", "yes", "true", "https"))
 
 
 def to_environ(params: dict[str, str], protocol: str, mount: str | None) -> dict[str, Any]:
-    """Make ``params`` itself into an environ, all but its ``wsgi.*`` names, and return it.
+    """Make ``params`` itself into an environ, all but what belongs under ``wsgi.*``, and return it.
 
-    ``mount`` is the prefix of the URL path below which the application lives: ``""`` for the root, None to
-    derive it from what the front end sent. Raises MalformedMessage where the front end sent no REQUEST_METHOD.
+    The codecs let no ``wsgi.*`` name through. ``mount`` is the prefix of the URL path below which the application
+    lives: ``""`` for the root, None to derive it from what the front end sent. Raises MalformedMessage where the
+    front end sent no REQUEST_METHOD.
     """
     if not params.get("REQUEST_METHOD"):
         raise MalformedMessage(protocol, "no REQUEST_METHOD among the parameters")
@@ -33,17 +34,15 @@ def to_environ(params: dict[str, str], protocol: str, mount: str | None) -> dict
         del params["HTTP_CONTENT_LENGTH"]
     if "HTTP_CONTENT_TYPE" in params:
         del params["HTTP_CONTENT_TYPE"]
-    if "wsgi." in "\n".join(params):  # ours to set, never the wire's
-        for name in [name for name in params if name.startswith("wsgi.")]:
-            del params[name]
     if not params.get("CONTENT_LENGTH", "0"):  # empty and absent are the same, and int("") fails
         del params["CONTENT_LENGTH"]
 
     path = params.get("PATH_INFO")
-    if mount is None and path and not params.get("SCRIPT_NAME"):  # nginx over uwsgi, Caddy: right as it is
+    if mount is None and path and path[0] == "/" and not params.get("SCRIPT_NAME") and "SCRIPT_FILENAME" not in params:
+        # nginx over uwsgi, or with our own parameter files: right as it is
         params["SCRIPT_NAME"] = ""
     else:
-        params["SCRIPT_NAME"], params["PATH_INFO"] = split_path(params, mount)
+        params["SCRIPT_NAME"], params["PATH_INFO"] = split_path(params, protocol, mount)
 
     if "QUERY_STRING" not in params:
         params["QUERY_STRING"] = params.get("REQUEST_URI", "").partition("?")[2]
@@ -88,7 +87,28 @@ def request_path(params: dict[str, str]) -> str:
     return unquote_to_bytes(target.encode("latin-1")).decode("latin-1")
 
 
-def split_path(params: dict[str, str], mount: str | None) -> tuple[str, str]:
+def normal_path(path: str) -> str:
+    """Return a decoded path as front ends see it: slashes merged, dot segments removed (RFC 3986 section 5.2.4).
+
+    SCRIPT_NAME must be compared with this: against the path as the client wrote it, ``/a/x/../../a`` would let the
+    client choose where ``/a`` is split.
+    """
+    if "//" not in path and "/." not in path:
+        return path
+    kept: list[str] = []
+    parts = path.split("/")
+    for part in parts:
+        if part == "..":
+            if kept:
+                kept.pop()
+        elif part and part != ".":
+            kept.append(part)
+    if kept and parts[-1] in ("", ".", ".."):
+        kept.append("")
+    return "/" + "/".join(kept)
+
+
+def split_path(params: dict[str, str], protocol: str, mount: str | None) -> tuple[str, str]:
     """Return SCRIPT_NAME and PATH_INFO, decoded exactly once (FRONTENDS: "What each sends").
 
     An explicit mount wins over all that was sent. A path outside of it comes from a front end that has cut
@@ -96,14 +116,19 @@ def split_path(params: dict[str, str], mount: str | None) -> tuple[str, str]:
     """
     script = params.get("SCRIPT_NAME", "")
     path = params.get("PATH_INFO", "")
-    # Apache's mod_proxy_uwsgi says SCRIPT_NAME=/app/ with PATH_INFO=/; and "/" is the root, which is "".
-    if script.endswith("/") and path.startswith("/"):
-        script = script.rstrip("/")
-
-    if not path:
-        script, path = _without_path_info(params, script)
+    if script and script[0] != "/":
+        script = "" if script == "*" else "/" + script
+    if params.get("SCRIPT_FILENAME", "").startswith("proxy:"):
+        script, path = _apache(params, protocol, script, path)
+    elif not path:
+        script, path = _without_path_info(params, protocol, script)
     elif script:
-        script, path = _both(params, script, path)
+        script, path = _both(params, protocol, script, path)
+    if script.endswith("/"):  # mod_proxy_uwsgi says /app/ with PATH_INFO=/; and "/" is the root, which is ""
+        script = script.rstrip("/")
+        path = path or "/"
+    if path and path[0] != "/":
+        path = "/" + path
 
     if mount is None:
         return script, path
@@ -113,33 +138,103 @@ def split_path(params: dict[str, str], mount: str | None) -> tuple[str, str]:
     return mount, path or whole
 
 
-def _without_path_info(params: dict[str, str], script: str) -> tuple[str, str]:
+def _without_path_info(params: dict[str, str], protocol: str, script: str) -> tuple[str, str]:
     """Split where the front end sent no PATH_INFO, or an empty one."""
-    whole = params.get("DOCUMENT_URI") or request_path(params)  # nginx; the rest
+    document = params.get("DOCUMENT_URI")
     if not script:
-        return "", whole
-    if whole.startswith(script + "/"):  # a SCRIPT_NAME set by hand: a mount
+        return "", document or request_path(params)
+    if document:
+        return _below_document(params, protocol, script, document)
+    if params.get("SERVER_SOFTWARE", "").startswith("lighttpd/"):  # it leaves an empty PATH_INFO away
+        return script, ""
+    whole = normal_path(request_path(params))
+    if not script.endswith("/") and whole.startswith(script + "/"):  # a SCRIPT_NAME set by hand: a mount
         return script, whole[len(script) :]
-    if "PATH_INFO" in params or params.get("SERVER_SOFTWARE", "").startswith("lighttpd/"):
-        return script, ""  # the mount itself was asked for
-    if params.get("REQUEST_URI", "") and not whole:
-        return "", ""
-    # nginx over FastCGI, Apache's mod_proxy_fcgi and mod_proxy_scgi, HAProxy: SCRIPT_NAME is the whole path.
+    if "PATH_INFO" in params or _names_a_file(params):  # the mount itself, or the script, was asked for
+        return script, ""
+    # Apache's mod_proxy_fcgi and mod_proxy_scgi, HAProxy: SCRIPT_NAME is the whole path.
     return "", script
 
 
-def _both(params: dict[str, str], script: str, path: str) -> tuple[str, str]:
-    """Split where the front end sent both, which may overlap."""
-    whole = params.get("DOCUMENT_URI") or request_path(params)
-    if whole == script and path != script:
-        # Apache's proxy-scgi-pathinfo: SCRIPT_NAME is the whole path, PATH_INFO the same again, still encoded.
-        if unquote_to_bytes(path.encode("latin-1")).decode("latin-1") == script:
+def _below_document(params: dict[str, str], protocol: str, script: str, document: str) -> tuple[str, str]:
+    """Split where DOCUMENT_URI tells the whole path: nginx, Caddy."""
+    if document == script:
+        # nginx's stock fastcgi_params make SCRIPT_NAME the whole path; the others leave it to be set by hand.
+        if protocol == "fastcgi" and "PATH_INFO" not in params:
             return "", script
-    elif whole == path and whole != script + path:
-        # nginx's stock uwsgi_params (PATH_INFO=$document_uri) beside a SCRIPT_NAME set by hand.
-        if path == script:
+        return script, ""
+    prefix = script.rstrip("/")
+    if document.startswith(prefix + "/"):  # set by hand: a mount
+        return prefix, document[len(prefix) :]
+    if "PATH_INFO" in params:
+        return script, ""
+    if document.endswith("/") and script.startswith(document):  # nginx's fastcgi_index
+        return "", document
+    return script, document  # set by hand, for a prefix that has been cut off further in front
+
+
+def _names_a_file(params: dict[str, str]) -> bool:
+    """Apache runs the file of SCRIPT_FILENAME (mod_fcgid): SCRIPT_NAME is the script's even without PATH_INFO."""
+    root = params.get("CONTEXT_DOCUMENT_ROOT", "")
+    return root != "" and params.get("SCRIPT_FILENAME", "").startswith(root)
+
+
+def _apache(params: dict[str, str], protocol: str, script: str, path: str) -> tuple[str, str]:
+    """Split what Apache's mod_proxy sends: SCRIPT_FILENAME is ``proxy:fcgi://host`` and the path that it passes on.
+
+    That path is the whole one without its mount, which SCRIPT_NAME and PATH_INFO tell in some configurations only.
+    """
+    scheme, _, rest = params["SCRIPT_FILENAME"][6:].partition("://")
+    slash = rest.find("/")
+    sent = rest[slash:] if slash >= 0 else "/"
+    passed = sent
+    if scheme != "uwsgi":  # which has it decoded already
+        passed = unquote_to_bytes(sent.encode("latin-1")).decode("latin-1")
+
+    # SetHandler "proxy:fcgi://...": a file below the document root, and a split where that file would be.
+    root = (params.get("CONTEXT_DOCUMENT_ROOT") or params.get("DOCUMENT_ROOT", "")).rstrip("/")
+    if root and (normal_path(passed) + "/").startswith(root + "/"):
+        if scheme == "uwsgi" or normal_path(path).startswith(root):
+            return "", normal_path(request_path(params))
+        return "", script + path
+
+    if path and path == passed:  # mod_proxy_uwsgi, proxy-fcgi-pathinfo=unescape: right as it is
+        return script, path
+    if path and path == sent:
+        # proxy-fcgi-pathinfo=1 and proxy-scgi-pathinfo=1: PATH_INFO is still encoded, and SCRIPT_NAME is the whole path
+        # without the last segments, as many of them as have nothing to encode.
+        whole = normal_path(request_path(params))
+        if whole.endswith(passed):
+            return whole[: len(whole) - len(passed)], passed
+    if not path or path == sent:  # as shipped: SCRIPT_NAME is whole
+        if script.endswith(passed):
+            return script[: len(script) - len(passed)], passed
+        if passed == "/":  # the mount itself was asked for
             return script, ""
-        if path.startswith(script + "/"):
-            return script, path[len(script) :]
-        return "", path
+        return "", script
+    if script + path == passed:  # RewriteRule [P] in a <Directory> or .htaccess
+        return "", passed
+    return _both(params, protocol, script, path)
+
+
+def _both(params: dict[str, str], protocol: str, script: str, path: str) -> tuple[str, str]:
+    """Split where the front end sent both, which may overlap."""
+    whole = normal_path(request_path(params))
+    if script + path == whole:
+        return script, path
+    document = params.get("DOCUMENT_URI", "")
+    if path == (document or whole):
+        # PATH_INFO is the whole path, as in nginx's stock uwsgi_params, beside a SCRIPT_NAME set by hand.
+        if path == script and protocol == "fastcgi":  # nginx's stock one, beside PATH_INFO=$fastcgi_script_name
+            return "", path
+        prefix = script.rstrip("/")
+        if path == prefix or path.startswith(prefix + "/"):
+            return prefix, path[len(prefix) :]
+        if not document and protocol != "uwsgi":  # Apache has rewritten a URL to a script that clients never see
+            return "", path
+    elif protocol == "scgi" and not document and "%" in path:
+        # Apache's proxy-scgi-pathinfo: PATH_INFO is still encoded, and SCRIPT_NAME what no longer matches it.
+        decoded = unquote_to_bytes(path.encode("latin-1")).decode("latin-1")
+        if whole.endswith(decoded):
+            return whole[: -len(decoded)], decoded
     return script, path

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeAlias
-
 from collections.abc import Callable
+from typing import Protocol, TypeAlias
 
 from gateways.body import RequestBody
 from gateways.codecs.events import Event, Request
@@ -15,14 +14,25 @@ __all__ = ["App", "Exchange"]
 class Exchange(Protocol):
     """One request and the way of its response; the server makes it, an application uses it."""
 
-    request: Request
-    body: RequestBody
-    protocol: str
-    """``fastcgi``, ``scgi``, ``uwsgi``, ``http``."""
-    peer: str
-    """The other end of the connection, for the log: the web server's, or the client's over HTTP."""
-    error_output: bool
-    """ErrorOutput reaches the web server's error log (FCGI_STDERR)."""
+    @property
+    def request(self) -> Request:
+        """What is asked for."""
+
+    @property
+    def body(self) -> RequestBody:
+        """The request's body, to be read as a file."""
+
+    @property
+    def protocol(self) -> str:
+        """``fastcgi``, ``scgi``, ``uwsgi``, ``http``."""
+
+    @property
+    def peer(self) -> str:
+        """The other end of the connection, for the log: the web server's, or the client's over HTTP."""
+
+    @property
+    def error_output(self) -> bool:
+        """ErrorOutput reaches the web server's error log (FCGI_STDERR)."""
 
     def send(self, event: Event) -> None:
         """Write one response event; returns when the socket has taken it. Raises PeerClosed, LocalProtocolError."""

@@ -10,6 +10,7 @@ import re
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from io import FileIO
 from typing import Any, Final, Protocol, TypeAlias
 
 from gateways.apps import Exchange
@@ -26,7 +27,6 @@ Application: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable
 _STATUS: Final = re.compile(r"[2-9][0-9][0-9](?: [^\x00-\x1f\x7f]*)?")
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_LENGTH: Final = re.compile(r"[0-9]{1,18}")
 
 _PLAIN: Final = 0
 _CONTENT_LENGTH: Final = 1
@@ -36,7 +36,7 @@ _HOP_BY_HOP: Final = frozenset(  # RFC 9110 section 7.6.1, PEP 3333 "Other HTTP 
 
 _CACHED: Final = 256  # names and statuses that applications use are few; the bound is against those that make them up
 _names: dict[str, int] = {}
-_statuses: dict[str, int] = {}
+_statuses: dict[str, bool] = {}
 
 
 class Log(Protocol):
@@ -80,12 +80,11 @@ class FileWrapper:
 class ErrorStream:
     """``wsgi.errors``: whole lines go to the web server's log where the protocol has a way there, else to ours."""
 
-    __slots__ = ("_exchange", "_log", "_text")
+    _text: str = ""
 
-    def __init__(self, exchange: Exchange, log: Log) -> None:
+    def __init__(self, exchange: Exchange | None, log: Log) -> None:
         self._exchange = exchange
         self._log = log
-        self._text = ""
 
     def write(self, text: str, /) -> int:
         """Take text; returns its length."""
@@ -105,13 +104,19 @@ class ErrorStream:
         if not text:
             return
         self._text = ""
-        if self._exchange.error_output:
+        exchange = self._exchange
+        if exchange is not None:
             try:
-                self._exchange.send(ErrorOutput(self._exchange.request.stream, text.encode("utf-8", "backslashreplace")))
+                exchange.send(ErrorOutput(exchange.request.stream, text.encode("utf-8", "backslashreplace")))
             except (PeerClosed, LocalProtocolError):  # too late for the web server's log: ours has it
                 self._log.output(text)
         else:
             self._log.output(text)
+
+    def detach(self) -> None:
+        """Send what was written; what comes later, when the response has ended, goes to our log."""
+        self.flush()
+        self._exchange = None
 
 
 class WSGIApp:
@@ -123,7 +128,9 @@ class WSGIApp:
     def __init__(self, application: Application, log: Log, *, mount: str | None, threads: bool, processes: bool) -> None:
         self._application = application
         self._log = log
-        self._mount = mount
+        self._errors = ErrorStream(None, log)
+        # As PEP 3333 has all text of the environ: bytes as latin-1.
+        self._mount = None if mount is None else mount.encode("utf-8", "surrogateescape").decode("latin-1")
         self._base: dict[str, Any] = {
             "wsgi.version": (1, 0),
             "wsgi.multithread": threads,
@@ -138,7 +145,7 @@ class WSGIApp:
         request = exchange.request
         params = request.params
         response = _Response(exchange, self._log, params.get("REQUEST_METHOD", "") == "HEAD")
-        errors = ErrorStream(exchange, self._log)
+        errors = ErrorStream(exchange, self._log) if exchange.error_output else self._errors
         try:
             environ = to_environ(params, exchange.protocol, self._mount)
             environ.update(self._base)
@@ -150,29 +157,35 @@ class WSGIApp:
         except PeerClosed as error:
             self._log.notice(exchange, str(error))
         except (BodyError, RemoteProtocolError) as error:
+            errors.detach()
             self._log.notice(exchange, str(error))
             response.fail(error.status_hint)
         except BaseException as error:  # noqa: BLE001  (an application may raise anything: SystemExit too)
+            errors.detach()
             self._log.exception(exchange, "the application raised", error)
             response.fail(500)
+        finally:
+            if errors is not self._errors:
+                errors.detach()
 
 
 class _Response:
     """The response of one request: what start_response was told, and how much has gone out."""
 
-    __slots__ = ("_exchange", "_head_only", "_head_sent", "_headers", "_left", "_log", "_status", "_stream", "ended")
+    _status: str = ""
+    _left: int = -1
+    """Bytes that the application's Content-Length still allows; -1 where there is none."""
+    _bodiless: bool = False
+    """No body belongs to the status (RFC 9110 sections 15.3.5 and 15.4.5) or to HEAD."""
+    _head_sent: bool = False
+    ended: bool = False
 
-    def __init__(self, exchange: Exchange, log: Log, head_only: bool) -> None:  # noqa: FBT001
+    def __init__(self, exchange: Exchange, log: Log, head_only: bool) -> None:
         self._exchange = exchange
         self._log = log
         self._stream = exchange.request.stream
         self._head_only = head_only
-        self._status = ""
         self._headers: list[tuple[str, str]] = []
-        self._left = -1
-        """Bytes that the application's Content-Length still allows; -1 where there is none."""
-        self._head_sent = False
-        self.ended = False
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /  # noqa: ANN401
@@ -186,21 +199,23 @@ class _Response:
                 exc_info = None  # no circle of frames
         elif self._status:
             raise LocalProtocolError("wsgi", "start_response was called again without exc_info")
-        if status not in _statuses:
-            _check_status(status)
+        bodiless = _statuses.get(status)
+        if bodiless is None:
+            bodiless = _check_status(status)
+        if type(headers) is not list:
+            _check_list(headers)
         length = -1
         for name, value in headers:
-            kind = _names.get(name, -1)
-            if kind < 0:
-                kind = _check_name(name)
-            if type(value) is not str or not value.isprintable():
+            if type(value) is not str or not (value.isascii() and value.isprintable()):
                 _check_value(name, value)
+            kind = _names.get(name)
+            if kind is None:
+                kind = _check_name(name)
             if kind == _CONTENT_LENGTH:
-                if _LENGTH.fullmatch(value) is None or 0 <= length != int(value):
-                    raise LocalProtocolError("wsgi", f"not the length of one body: Content-Length: {value!r}")
-                length = int(value)
-                if status.startswith("204"):  # RFC 9110 section 8.6: never with a Content-Length
-                    headers = [field for field in headers if field[0].lower() != "content-length"]
+                length = _length(value, length)
+        if bodiless and length >= 0 and status.startswith("204"):  # RFC 9110 section 8.6: never with a Content-Length
+            headers = [field for field in headers if field[0].lower() != "content-length"]
+        self._bodiless = bodiless or self._head_only
         self._status = status
         self._headers = headers
         self._left = length
@@ -221,15 +236,15 @@ class _Response:
                 block = result[0]
                 if type(block) is not bytes:
                     block = _as_bytes(block)
-                errors.flush()
+                errors.detach()
                 self._send_whole(block)
             elif isinstance(result, FileWrapper) and self._send_file(result):
-                errors.flush()
+                errors.detach()
                 self._end()
             else:
                 for block in result:
                     self.write(block)
-                errors.flush()
+                errors.detach()
                 self._end()
         finally:
             close = getattr(result, "close", None)
@@ -251,16 +266,13 @@ class _Response:
         if not self._status:
             raise LocalProtocolError("wsgi", "the application returned a body without having called start_response")
 
-    def _bodiless(self) -> bool:
-        """No body belongs to this status (RFC 9110 sections 15.3.5 and 15.4.5) or to HEAD."""
-        return self._head_only or self._status.startswith(("204", "304"))
-
     def _send_whole(self, data: bytes) -> None:
         """Send a response of one block, in one piece; its length is known, so it is told."""
-        self._started()
+        if not self._status:
+            self._started()
         headers = self._headers
         left = self._left
-        if self._bodiless():
+        if self._bodiless:
             if self._head_only and left < 0 and data:  # RFC 9110 section 8.6: what GET would have said
                 headers = [*headers, ("Content-Length", str(len(data)))]
             data = b""
@@ -289,7 +301,9 @@ class _Response:
         """Send one block, behind the head if that has not gone yet (PEP 3333: not before the first non-empty block)."""
         if not self._head_sent:
             self._started()
-        if self._bodiless():
+        elif self.ended:
+            raise LocalProtocolError("wsgi", "write() was called after the response had ended")
+        if self._bodiless:
             if not self._head_sent:
                 self._send_head(b"")
             return
@@ -309,15 +323,15 @@ class _Response:
         if not self._head_sent:
             self._started()
             headers = self._headers
-            if self._left < 0 and not self._bodiless():
+            if self._left < 0 and not self._bodiless:
                 headers = [*headers, ("Content-Length", "0")]
-            if self._left <= 0 or self._bodiless():
+            if self._left <= 0 or self._bodiless:
                 self._head_sent = True
                 self._exchange.send(ResponseHead(self._stream, self._status, headers, b"", True))  # noqa: FBT003
                 self.ended = True
                 return
             self._send_head(b"")
-        if self._left > 0 and not self._bodiless():
+        if self._left > 0 and not self._bodiless:
             self._log.notice(self._exchange, f"the application ended {self._left} bytes before its Content-Length")
             self.ended = True
             self._exchange.abandon()
@@ -330,16 +344,20 @@ class _Response:
         if wrapper.__class__ is not FileWrapper or self._head_sent:
             return False
         self._started()
+        if self._bodiless:
+            return True
         filelike = wrapper.filelike
+        if type(getattr(filelike, "raw", filelike)) is not FileIO:  # GzipFile has a fileno() too, of other bytes
+            return False
         try:
             fd = filelike.fileno()
             offset = filelike.tell()
             status = os.fstat(fd)
         except (AttributeError, OSError, ValueError):  # BytesIO, a pipe, a closed file: iteration says what is wrong
             return False
-        if not stat.S_ISREG(status.st_mode) or self._bodiless():
+        size = status.st_size - offset
+        if not stat.S_ISREG(status.st_mode) or size <= 0:  # files of /proc have no size, but content
             return False
-        size = max(0, status.st_size - offset)
         if self._left < 0:
             self._headers = [*self._headers, ("Content-Length", str(size))]
             self._left = size
@@ -365,15 +383,24 @@ class _Response:
             self._log.notice(self._exchange, str(error))
 
 
-def _check_status(status: str) -> None:
+def _check_status(status: str) -> bool:
+    """Check a status seen for the first time; returns whether no body belongs to it. Raises LocalProtocolError."""
     if type(status) is not str or _STATUS.fullmatch(status) is None:
         raise LocalProtocolError("wsgi", f"not a status such as '200 OK': {status!r}")
     try:
         status.encode("latin-1")
     except UnicodeEncodeError:
         raise LocalProtocolError("wsgi", f"the status holds text outside latin-1: {status!r}") from None
+    bodiless = status.startswith(("204", "304"))
     if len(_statuses) < _CACHED:
-        _statuses[sys.intern(status)] = 1
+        _statuses[sys.intern(status)] = bodiless
+    return bodiless
+
+
+def _check_list(headers: object) -> None:
+    """An iterator would be empty after it was checked (PEP 3333: "It must be a Python list")."""
+    if not isinstance(headers, list):
+        raise LocalProtocolError("wsgi", f"the headers are {type(headers).__name__}, not a list")
 
 
 def _check_name(name: str) -> int:
@@ -389,9 +416,20 @@ def _check_name(name: str) -> int:
     return kind
 
 
+def _length(value: str, before: int) -> int:
+    """Return a Content-Length; raises LocalProtocolError for what is none, or differs from the one ``before``."""
+    if not (value.isdigit() and value.isascii()) or len(value) > 18 or 0 <= before != int(value):
+        raise LocalProtocolError("wsgi", f"not the length of one body: Content-Length: {value!r}")
+    return int(value)
+
+
 def _check_value(name: str, value: object) -> None:
     if not isinstance(value, str) or _CONTROL.search(value) is not None:
         raise LocalProtocolError("wsgi", f"the value of the header {name} is no text without control characters: {value!r}")
+    try:
+        value.encode("latin-1")
+    except UnicodeEncodeError:
+        raise LocalProtocolError("wsgi", f"the header {name} holds text outside latin-1: {value!r}") from None
 
 
 def _as_bytes(data: object) -> bytes:

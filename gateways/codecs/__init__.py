@@ -1,4 +1,4 @@
-"""Bytes to events and back, with no I/O of any kind: the Codec protocol, the registry, ``detect``.
+"""Bytes to events and back, with no I/O of any kind.
 
 A codec stands for one side of one connection. ``application side`` reads requests and writes responses;
 ``front side`` (what a web server is) writes requests and reads responses.
@@ -6,53 +6,50 @@ A codec stands for one side of one connection. ``application side`` reads reques
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from gateways.codecs.events import Event
 
 __all__ = ["Codec"]
 
 
-class Codec(Protocol):
-    """One side of one connection.
+class Codec:
+    """One side of one connection: the base of every codec.
 
     For any bytes ``feed`` and ``feed_eof`` return events or raise RemoteProtocolError, nothing else; after
     that the codec reads no more, but ``send`` still answers. ``send`` raises LocalProtocolError for an event
     that its protocol or state forbids.
     """
 
-    @property
-    def protocol(self) -> str:
-        """The registry's name: ``fastcgi``, ``scgi``, ``uwsgi``, ``http``."""
-
-    @property
-    def multiplexed(self) -> bool:
-        """Requests of one connection may be answered in any order and at the same time."""
-
-    @property
-    def closing(self) -> bool:
-        """Nothing more comes or goes after what ``send`` has returned so far: close the connection."""
-
-    @property
-    def raw_body(self) -> bool:
-        """Response body bytes go to the wire as they are, so a file may be sent by ``os.sendfile``."""
+    protocol: str = ""
+    """The registry's name: ``fastcgi``, ``scgi``, ``uwsgi``, ``http``."""
+    multiplexed: bool = False
+    """Requests of one connection may be answered in any order and at the same time."""
+    closing: bool = False
+    """Nothing more comes or goes after what ``send`` has returned so far: close the connection."""
+    raw_body: bool = False
+    """Response body bytes go to the wire as they are, so a file may be sent by ``os.sendfile``."""
 
     @property
     def buffered(self) -> int:
         """Bytes held of messages that are not whole."""
+        return 0
 
     @property
     def error_stream(self) -> int:
         """The stream that an error raised by ``feed`` is answered on; 0 where nobody waits for an answer."""
+        return 0
 
     def feed(self, data: bytes) -> list[Event]:
         """Take bytes from the wire and return what they complete."""
+        raise NotImplementedError
 
     def feed_eof(self) -> list[Event]:
         """Take the peer's end of file: ``[Closed]`` between messages, TruncatedMessage within one."""
+        raise NotImplementedError
 
     def data_to_send(self) -> bytes:
         """Return, once, the bytes that the protocol itself answers with (GET_VALUES_RESULT, UNKNOWN_TYPE, ping)."""
+        return b""
 
     def send(self, event: Event) -> bytes:
         """Encode one event."""
+        raise NotImplementedError

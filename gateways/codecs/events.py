@@ -6,7 +6,7 @@ connection: FastCGI's request id; a count from 1 for HTTP; always 1 for SCGI and
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from gateways.errors import RemoteProtocolError
@@ -27,20 +27,37 @@ __all__ = [
 ]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class Request:
     """A whole request head: CGI meta-variables as latin-1 text, one value a name, in the order sent."""
 
     stream: int
     params: dict[str, str]
-    content_length: int = -1
+    content_length: int
     """Bytes of body that CONTENT_LENGTH promises; -1 where it promises nothing."""
-    role: str = "responder"
+    role: str
     """``responder`` or ``authorizer`` (FastCGI 1.0 section 6)."""
-    expects_continue: bool = False
+    expects_continue: bool
     """The client waits for ``Continue`` before it sends the body (RFC 9110 section 10.1.1)."""
-    keep: bool = False
+    keep: bool
     """The peer wants the connection kept after the answer (FCGI_KEEP_CONN, HTTP keep-alive)."""
+
+    # Spelt out, as in ResponseHead, since mypyc compiles it then: 0.2 us a request.
+    def __init__(
+        self,
+        stream: int,
+        params: dict[str, str],
+        content_length: int = -1,
+        role: str = "responder",
+        expects_continue: bool = False,
+        keep: bool = False,
+    ) -> None:
+        self.stream = stream
+        self.params = params
+        self.content_length = content_length
+        self.role = role
+        self.expects_continue = expects_continue
+        self.keep = keep
 
 
 @dataclass(slots=True)
@@ -88,18 +105,32 @@ class Continue:
     stream: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, init=False)
 class ResponseHead:
     """Status line and header fields of a response; ``content`` and ``end`` save the events that often follow at once."""
 
     stream: int
     status: str
     """Code and reason: ``200 OK``."""
-    headers: list[tuple[str, str]] = field(default_factory=list)
-    content: bytes = b""
+    headers: list[tuple[str, str]]
+    content: bytes
     """The first block of the body."""
-    end: bool = False
+    end: bool
     """Nothing follows: as if EndOfResponse came next."""
+
+    def __init__(
+        self,
+        stream: int,
+        status: str,
+        headers: list[tuple[str, str]] | None = None,
+        content: bytes = b"",
+        end: bool = False,
+    ) -> None:
+        self.stream = stream
+        self.status = status
+        self.headers = [] if headers is None else headers
+        self.content = content
+        self.end = end
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateways.codecs import Codec
 from gateways.codecs.cgi import encode_head
 from gateways.codecs.events import (
     Abort,
@@ -61,25 +62,33 @@ _DONE: Final = 2
 _REFUSED: Final = 3
 
 _BEGIN_LEN: Final = 8
+# What _whole_request looks for: the records of request 1.
+_BEGIN_RESPONDER_1: Final = record(FCGI_BEGIN_REQUEST, 1, b"\0\1\0\0\0\0\0\0")[:10]
+_PARAMS_AT: Final = FCGI_HEADER_LEN + _BEGIN_LEN
+_PARAMS_1: Final = record(FCGI_PARAMS, 1)[:4]
+_ENDS_1: Final = record(FCGI_PARAMS, 1) + record(FCGI_STDIN, 1)
+_END_OF_BODY_1: Final = EndOfBody(1)
+_FINISH_1: Final = record(FCGI_STDOUT, 1) + record(FCGI_END_REQUEST, 1, b"\0\0\0\0\0\0\0\0")
 _GET_VALUES_MAX: Final = 1024  # three names of 15 bytes are all that the specification knows
 
 
 class _Stream:
     """One active request: from its FCGI_BEGIN_REQUEST to our FCGI_END_REQUEST."""
 
-    __slots__ = ("keep", "params", "protocol_status", "received", "role", "size", "state")
+    state: int = _PARAMS
+    size: int = 0
+    """Bytes of parameters so far."""
+    received: int = 0
+    """Bytes of body so far."""
+    protocol_status: int = FCGI_REQUEST_COMPLETE
 
-    def __init__(self, role: int, keep: bool) -> None:  # noqa: FBT001
+    def __init__(self, role: int, keep: bool) -> None:
         self.role = role
         self.keep = keep
-        self.state: int = _PARAMS
         self.params: list[bytes] = []
-        self.size = 0
-        self.received = 0
-        self.protocol_status: int = FCGI_REQUEST_COMPLETE
 
 
-class FastCGICodec:
+class FastCGICodec(Codec):
     """The application side of one FastCGI connection.
 
     ``max_conns`` and ``max_reqs`` are what FCGI_GET_VALUES is told of the whole application (section 4.1).
@@ -87,17 +96,17 @@ class FastCGICodec:
 
     protocol: str = "fastcgi"
     multiplexed: bool = True
-    raw_body: bool = False
+
+    _buffer: bytes = b""
+    _close_after: bool = False
+    _to_send: bytes = b""
+    _dead: bool = False
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS, *, max_conns: int = 1024, max_reqs: int = 1024) -> None:
-        self.closing = False
         self._limits = limits
-        self._values = {"FCGI_MAX_CONNS": str(max_conns), "FCGI_MAX_REQS": str(max_reqs), "FCGI_MPXS_CONNS": "1"}
-        self._buffer = b""
+        self._max_conns = max_conns
+        self._max_reqs = max_reqs
         self._streams: dict[int, _Stream] = {}
-        self._close_after = False
-        self._to_send = b""
-        self._dead = False
 
     @property
     def buffered(self) -> int:
@@ -119,9 +128,13 @@ class FastCGICodec:
         events: list[Event] = []
         if self._dead:
             return events
+        at = 0
         if self._buffer:
             data = self._buffer + data
-        at = 0
+        elif not self._streams and data.startswith(_BEGIN_RESPONDER_1):
+            at = self._whole_request(data, events)
+            if at == len(data):
+                return events
         end = len(data)
         try:
             while end - at >= FCGI_HEADER_LEN:
@@ -143,6 +156,28 @@ class FastCGICodec:
             raise
         self._buffer = data[at:] if at < end else b""
         return events
+
+    def _whole_request(self, data: bytes, events: list[Event]) -> int:
+        """Take a request without a body in the one form that nginx, Apache, lighttpd, Caddy and h2o all give it.
+
+        That is: request 1, parameters in one record, read in one piece, nothing else under way. Returns how far it
+        goes; 0 where it is not so, and record by record is the way. It saves a fifth of what such a request costs.
+        """
+        size = (data[20] << 8) | data[21] if len(data) > _PARAMS_AT + FCGI_HEADER_LEN else 0
+        after = _PARAMS_AT + FCGI_HEADER_LEN + size + data[22] if size else 0
+        if not size or data[16:20] != _PARAMS_1 or data[after : after + 16] != _ENDS_1 or size > self._limits.params_bytes:
+            return 0
+        keep = data[10] & FCGI_KEEP_CONN != 0
+        stream = _Stream(FCGI_RESPONDER, keep)
+        stream.params.append(data[24 : 24 + size])
+        self._streams[1] = stream
+        if not keep:
+            self._close_after = True
+        self._end_of_params(1, stream, events)
+        if stream.state == _BODY:
+            stream.state = _DONE
+            events.append(_END_OF_BODY_1)
+        return after + 16
 
     def _record(self, kind: int, number: int, content: bytes, events: list[Event]) -> None:
         """Take one whole record. Records of streams that are not active are ignored (section 3.3)."""
@@ -217,10 +252,11 @@ class FastCGICodec:
         stream.size = 0
         try:
             params = parse_fastcgi_pairs(block, self._limits.params_count)
-            length = content_length(params, "fastcgi")
-            most = self._limits.body_bytes
-            if most and length > most:
-                raise LimitExceeded("fastcgi", "request body", length, most, 413)
+            length = content_length(params, "fastcgi") if params.get("CONTENT_LENGTH") else -1
+            if length > 0:
+                most = self._limits.body_bytes
+                if most and length > most:
+                    raise LimitExceeded("fastcgi", "request body", length, most, 413)
         except RemoteProtocolError as error:
             self._refuse(number, stream, error, events)
             return
@@ -263,7 +299,8 @@ class FastCGICodec:
         if len(content) > _GET_VALUES_MAX:
             raise LimitExceeded("fastcgi", "FCGI_GET_VALUES", len(content), _GET_VALUES_MAX, 400)
         asked = {name for name, _ in fastcgi_list(content)}
-        known = [(name, value) for name, value in self._values.items() if name in asked]
+        values = (("FCGI_MAX_CONNS", self._max_conns), ("FCGI_MAX_REQS", self._max_reqs), ("FCGI_MPXS_CONNS", 1))
+        known = [(name, str(value)) for name, value in values if name in asked]
         self._to_send += record(FCGI_GET_VALUES_RESULT, FCGI_NULL_REQUEST_ID, encode_fastcgi_pairs(known))
 
     def feed_eof(self) -> list[Event]:
@@ -313,10 +350,7 @@ class FastCGICodec:
             raise LocalProtocolError("fastcgi", f"request {number} is not active")
         if self._close_after and not self._streams:
             self.closing = True
-        high, low = number >> 8, number & 255
-        status = app_status & 0xFFFFFFFF
-        return bytes(
-            (FCGI_VERSION_1, FCGI_STDOUT, high, low, 0, 0, 0, 0)
-            + (FCGI_VERSION_1, FCGI_END_REQUEST, high, low, 0, 8, 0, 0)
-            + (status >> 24, (status >> 16) & 255, (status >> 8) & 255, status & 255, stream.protocol_status, 0, 0, 0)
-        )
+        if number == 1 and app_status == 0 and stream.protocol_status == FCGI_REQUEST_COMPLETE:
+            return _FINISH_1
+        ended = (app_status & 0xFFFFFFFF).to_bytes(4, "big") + bytes((stream.protocol_status, 0, 0, 0))
+        return record(FCGI_STDOUT, number) + record(FCGI_END_REQUEST, number, ended)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 __all__ = [
@@ -60,13 +61,13 @@ FCGI_CANT_MPX_CONN: Final = 1
 FCGI_OVERLOADED: Final = 2
 FCGI_UNKNOWN_ROLE: Final = 3
 
+_header: Final = struct.Struct(">BBHHxx").pack  # version, type, requestId, contentLength; no padding
 _CHUNK: Final = 0xFFF8  # the longest content that needs no padding to a multiple of 8
 
 
 def record(kind: int, stream: int, content: bytes = b"") -> bytes:
     """Return one record without padding; ``content`` is at most 65,535 bytes."""
-    size = len(content)
-    return bytes((FCGI_VERSION_1, kind, stream >> 8, stream & 255, size >> 8, size & 255, 0, 0)) + content
+    return _header(FCGI_VERSION_1, kind, stream, len(content)) + content
 
 
 def stream_records(kind: int, stream: int, data: bytes) -> bytes:

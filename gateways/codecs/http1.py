@@ -17,6 +17,7 @@ from typing import Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
+from gateways.codecs import Codec
 from gateways.codecs.cgi import encode_head
 from gateways.codecs.events import (
     Body,
@@ -139,7 +140,7 @@ class _Chunks:
         return start
 
 
-class HTTP1Codec:
+class HTTP1Codec(Codec):
     """The application side of one HTTP/1.0 or HTTP/1.1 connection; streams count its requests from 1.
 
     ``variables`` (REMOTE_ADDR, SERVER_NAME, ...) become parameters of every request; ``date`` returns the value of
@@ -149,7 +150,6 @@ class HTTP1Codec:
     """
 
     protocol: str = "http"
-    multiplexed: bool = False
 
     def __init__(
         self,
@@ -157,12 +157,9 @@ class HTTP1Codec:
         variables: Mapping[str, str] | None = None,
         date: Callable[[], str] | None = None,
     ) -> None:
-        self.closing = False
-        self.raw_body = False
         self._variables = variables or {}
         self._date = date
-        self.error_stream = 1
-        """The request that is being read, or the next one; 0 where it failed after its answer."""
+        self._current = 1
         self._limits = limits
         self._held = bytearray()  # an incomplete head, at most a byte more than the limit
         self._line: tuple[bytes, bytes, bool] | None = None  # its request line
@@ -171,6 +168,11 @@ class HTTP1Codec:
         self._chunks: _Chunks | None = None
         self._last = False  # no further request is read, its bytes are ignored
         self._exchanges: deque[_Exchange] = deque()
+
+    @property
+    def error_stream(self) -> int:
+        """The request that is being read, or the next one; 0 where it failed after its answer."""
+        return self._current
 
     @property
     def buffered(self) -> int:
@@ -191,7 +193,7 @@ class HTTP1Codec:
                     piece = data[start : start + self._body_left]
                     start += len(piece)
                     self._body_left -= len(piece)
-                    events.append(Body(self.error_stream, piece))
+                    events.append(Body(self._current, piece))
                     if not self._body_left:
                         self._end_of_body(events)
                 elif self._last:
@@ -217,13 +219,9 @@ class HTTP1Codec:
             self.closing = True
         return [Closed()]
 
-    def data_to_send(self) -> bytes:
-        """Return what the protocol answers by itself: nothing here."""
-        return b""
-
     def _fail(self) -> None:
         if self._reading is None:
-            self._reading = _Exchange(self.error_stream)
+            self._reading = _Exchange(self._current)
             self._exchanges.append(self._reading)
         self._reading.keep = False
         self._last = True
@@ -231,7 +229,7 @@ class HTTP1Codec:
         self._body_left = 0
         self._chunks = None
         if self._reading.answered:
-            self.error_stream = 0
+            self._current = 0
             self.closing = True
 
     def _feed_chunks(self, chunks: _Chunks, data: bytes, start: int, events: list[Event]) -> int:
@@ -240,7 +238,7 @@ class HTTP1Codec:
             start = chunks.feed(data, start)
         finally:
             if sink.parts:
-                events.append(Body(self.error_stream, b"".join(sink.parts)))
+                events.append(Body(self._current, b"".join(sink.parts)))
                 sink.parts.clear()
         if sink.done:
             self._chunks = None
@@ -248,8 +246,8 @@ class HTTP1Codec:
         return start
 
     def _end_of_body(self, events: list[Event]) -> None:
-        events.append(EndOfBody(self.error_stream))
-        self.error_stream += 1
+        events.append(EndOfBody(self._current))
+        self._current += 1
         if self._reading is not None:
             self._reading.received = True
             self._reading = None
@@ -282,7 +280,7 @@ class HTTP1Codec:
         line_end = head.index(b"\r\n", 2)
         method, target, http11 = self._line or _request_line(head[:line_end])
         self._line = None
-        exchange = _Exchange(self.error_stream, method == b"HEAD", http11)
+        exchange = _Exchange(self._current, method == b"HEAD", http11)
         self._reading = exchange
         self._exchanges.append(exchange)
         _check("params_count", head.count(b"\r\n", line_end) - 2, self._limits.params_count, 431)
@@ -305,7 +303,7 @@ class HTTP1Codec:
         if expect not in ("", "100-continue"):
             raise _malformed("Expect other than 100-continue", 417)
         exchange.waits = expect != "" and http11 and length != 0  # RFC 9110 section 10.1.1
-        events.append(Request(self.error_stream, params, length, expects_continue=exchange.waits, keep=exchange.keep))
+        events.append(Request(self._current, params, length, expects_continue=exchange.waits, keep=exchange.keep))
         if length == 0:
             self._end_of_body(events)
         elif length > 0:
@@ -321,7 +319,7 @@ class HTTP1Codec:
             return b""
         if not isinstance(event, (ResponseHead, Body, RawBody, EndOfResponse, Continue)):
             raise _local(f"the application side sends no {type(event).__name__}")
-        if self._held and not self._exchanges and event.stream == self.error_stream:
+        if self._held and not self._exchanges and event.stream == self._current:
             self._fail()  # an answer to a head that did not come in time
         if not self._exchanges or self._exchanges[0].stream != event.stream:
             if isinstance(event, Continue) and not (self._exchanges and event.stream > self._exchanges[0].stream):

@@ -11,11 +11,12 @@ from typing import Final
 from gateways.codecs.events import Event
 from gateways.codecs.pairs import parse_scgi_headers
 from gateways.codecs.single import SingleRequestCodec
-from gateways.errors import LimitExceeded, MalformedMessage
+from gateways.errors import LimitExceeded, MalformedMessage, RemoteProtocolError
 
 __all__ = ["SCGICodec"]
 
 _COMMA: Final = 0x2C
+_MAX_DIGITS: Final = 10
 
 
 class SCGICodec(SingleRequestCodec):
@@ -27,13 +28,11 @@ class SCGICodec(SingleRequestCodec):
         limit = self._limits.params_bytes
         colon = data.find(b":", 0, 12)
         digits = data[:12] if colon < 0 else data[:colon]
-        if not digits.isdigit() or digits.startswith(b"0") or len(digits) > 10:
-            if colon < 0 and not digits:
+        size = int(digits) if digits.isdigit() else 0
+        if not 0 < size <= limit or digits.startswith(b"0") or len(digits) > _MAX_DIGITS:
+            if not data:
                 return self._wait(data)
-            raise MalformedMessage("scgi", f"not the length of a netstring: {digits!r}")
-        size = int(digits)
-        if size > limit:
-            raise LimitExceeded("scgi", "header netstring", size, limit, 431)
+            raise _length_error(digits, limit)
         if colon < 0:
             return self._wait(data)
         start = colon + 1
@@ -43,3 +42,15 @@ class SCGICodec(SingleRequestCodec):
         if data[end] != _COMMA:
             raise MalformedMessage("scgi", "no comma after the netstring of headers")
         return self._begin(parse_scgi_headers(data[start:end], self._limits.params_count), data[end + 1 :])
+
+
+def _length_error(digits: bytes, limit: int) -> RemoteProtocolError:
+    """Return what the first wrong byte is an error of, so that it is the same however the bytes were split."""
+    for end in range(1, len(digits) + 1):
+        start = digits[:end]
+        if not start.isdigit() or start.startswith(b"0") or end > _MAX_DIGITS:
+            digits = start
+            break
+        if int(start) > limit:
+            return LimitExceeded("scgi", "header netstring", int(start), limit, 431)
+    return MalformedMessage("scgi", f"not the length of a netstring: {digits!r}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateways.codecs import Codec
 from gateways.codecs.cgi import encode_head
 from gateways.codecs.events import Body, Closed, EndOfBody, EndOfResponse, Event, Request, ResponseHead
 from gateways.codecs.pairs import content_length
@@ -23,27 +24,29 @@ _DEAD: Final = 3  # an error was raised
 _END_OF_BODY: Final = EndOfBody(1)
 
 
-class SingleRequestCodec:
+class SingleRequestCodec(Codec):
     """The application side of a protocol with one request a connection; subclasses read the head."""
 
-    protocol: str = ""
-    multiplexed: bool = False
     raw_body: bool = True
-    error_stream: int = 1
     status_prefix: str = "Status: "
     """How the response's first line starts."""
 
+    _state: int = _HEAD
+    _buffer: bytes = b""
+    _remaining: int = 0
+
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
-        self.closing = False
         self._limits = limits
-        self._state = _HEAD
-        self._buffer = b""
-        self._remaining = 0
 
     @property
     def buffered(self) -> int:
         """Bytes held of a message that is not whole."""
         return len(self._buffer)
+
+    @property
+    def error_stream(self) -> int:
+        """The one request."""
+        return 1
 
     def feed(self, data: bytes) -> list[Event]:
         """Take bytes from the wire; raises RemoteProtocolError."""
@@ -71,8 +74,9 @@ class SingleRequestCodec:
 
     def _begin(self, params: dict[str, str], rest: bytes) -> list[Event]:
         """The head is whole: its body, if any, starts with ``rest``."""
-        length = content_length(params, self.protocol)
-        if length <= 0:  # empty and absent are the same
+        text = params.get("CONTENT_LENGTH")
+        length = content_length(params, self.protocol) if text and text != "0" else 0  # empty and absent are the same
+        if length == 0:
             self._state = _DONE
             return [Request(1, params, 0), _END_OF_BODY]
         most = self._limits.body_bytes
@@ -105,10 +109,6 @@ class SingleRequestCodec:
             self._state = _DEAD
             raise TruncatedMessage(self.protocol, "the peer closed within the request head")
         return [Closed()]
-
-    def data_to_send(self) -> bytes:
-        """Return what the protocol answers by itself: nothing here."""
-        return b""
 
     def send(self, event: Event) -> bytes:
         """Encode ResponseHead, Body, EndOfResponse; the others have no form here and cost no bytes."""

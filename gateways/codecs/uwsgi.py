@@ -28,10 +28,11 @@ class UWSGICodec(SingleRequestCodec):
     protocol: str = "uwsgi"
     status_prefix: str = "HTTP/1.1 "  # mod_proxy_uwsgi answers 502 to a response without a status line
 
+    _to_send: bytes = b""
+
     def __init__(self, limits: Limits = DEFAULT_LIMITS, *, modifier30: bool = False) -> None:
-        super().__init__(limits)
+        self._limits = limits
         self._modifier30 = modifier30
-        self._to_send = b""
 
     def _feed_head(self, data: bytes) -> list[Event]:
         modifier1 = data[0] if data else _WSGI

@@ -11,6 +11,7 @@ import os
 import select
 import socket
 from collections.abc import Iterable
+from os import read, write
 from typing import TYPE_CHECKING, Final
 
 from gateways.body import RequestBody
@@ -27,25 +28,27 @@ __all__ = ["Connection", "Exchange"]
 READ_SIZE: Final = 65_536
 _FILE_BLOCK: Final = 65_528  # the longest FastCGI record that needs no padding
 _SENDFILE_MOST: Final = 1 << 30
-_NEVER: Final = float("inf")
 
 
 class Exchange:
     """One request and the way of its response: what an App is called with."""
 
-    __slots__ = ("aborted", "body", "connection", "ended", "error_output", "protocol", "request", "started")
+    started: bool = False
+    """A thread has begun to serve it."""
+    ended: bool = False
+    """The whole response has been written, or nothing more of it will be."""
+    aborted: bool = False
 
     def __init__(self, connection: Connection, request: Request) -> None:
         self.connection = connection
         self.request = request
         self.protocol = connection.codec.protocol
-        self.error_output = connection.codec.multiplexed
-        self.body = RequestBody(request.content_length, self.pull)
-        self.started = False
-        """A thread has begun to serve it."""
-        self.ended = False
-        """The whole response has been written, or nothing more of it will be."""
-        self.aborted = False
+        self.body = RequestBody(request.content_length, connection)
+
+    @property
+    def error_output(self) -> bool:
+        """ErrorOutput reaches the web server's error log: so it is where requests share connections (FastCGI)."""
+        return self.connection.codec.multiplexed
 
     @property
     def peer(self) -> str:
@@ -57,15 +60,12 @@ class Exchange:
         connection = self.connection
         if self.aborted:
             raise PeerClosed("the web server has aborted the request")
-        if isinstance(event, ResponseHead):
-            data = connection.codec.send(event)
-            self.ended = event.end
-        else:
-            data = connection.codec.send(event)
-            if isinstance(event, EndOfResponse):
-                self.ended = True
+        data = connection.codec.send(event)
         if data:
             connection.write(data)
+        if (isinstance(event, ResponseHead) and event.end) or isinstance(event, EndOfResponse):
+            self.ended = True
+            connection.answered(self)
 
     def send_file(self, fd: int, offset: int, count: int) -> None:
         """Write part of an open file as body; raises PeerClosed, and LocalProtocolError where it is too short."""
@@ -87,10 +87,6 @@ class Exchange:
         self.ended = True
         self.connection.abandon(self)
 
-    def pull(self) -> None:
-        """Wait for more of the body (RequestBody's pull)."""
-        self.connection.pull(self)
-
     def on_ready(self) -> None:
         """Be served by the thread that calls."""
         self.connection.serve(self)
@@ -99,35 +95,31 @@ class Exchange:
 class Connection:
     """A connection whose requests are served one after another, in their order; ``fd`` is non-blocking."""
 
-    __slots__ = (
-        "armed", "backlog", "closed", "codec", "deadline", "eof", "expired", "failure", "fd", "in_head", "lingering",
-        "newest", "peer", "pool", "registered", "unread",
-    )  # fmt: skip
+    armed: bool = False
+    """The poller owns the connection."""
+    registered: bool = False
+    closed: bool = False
+    expired: bool = False
+    """Its deadline has passed; the event that comes is not a peer's."""
+    in_head: bool = True
+    """A request head is awaited, or has begun to come."""
+    lingering: int = -1
+    """Bytes that may still be read and thrown away before the close; -1 where it is not closing."""
+    eof: bool = False
+    failure: RemoteProtocolError | None = None
+    newest: Exchange | None = None
+    """The request that body bytes belong to, until its body is whole and it is answered."""
+    unread: int = 0
+    """Body bytes thrown away since their request was answered."""
 
     def __init__(self, pool: Pool, fd: int, codec: Codec, peer: object) -> None:
         self.pool = pool
         self.fd = fd
         self.codec = codec
         self.peer = peer
-        self.armed = False
-        """The poller owns the connection."""
-        self.registered = False
-        self.closed = False
-        self.expired = False
-        """Its deadline has passed; the event that comes is not a peer's."""
-        self.deadline = pool.now + pool.timeouts.head
-        self.in_head = True
-        """A request head is awaited, or has begun to come."""
-        self.lingering = -1
-        """Bytes that may still be read and thrown away before the close; -1 where it is not closing."""
-        self.eof = False
-        self.failure: RemoteProtocolError | None = None
+        self.deadline: float = pool.now + pool.timeouts.head
         self.backlog: list[Exchange] = []
         """Requests read and not yet served."""
-        self.newest: Exchange | None = None
-        """The request that body bytes belong to."""
-        self.unread = 0
-        """Body bytes thrown away since their request was answered."""
 
     def peer_name(self) -> str:
         """Return the other end's address, ``unix`` for a unix socket."""
@@ -144,7 +136,7 @@ class Connection:
             self.expire()
             return
         try:
-            data = os.read(self.fd, READ_SIZE)
+            data = read(self.fd, READ_SIZE)
         except BlockingIOError:
             self.wait()
             return
@@ -154,9 +146,6 @@ class Connection:
         if self.lingering >= 0:
             self._linger_on(data)
             return
-        if not self.in_head and data:
-            self.in_head = True
-            self.deadline = self.pool.now + self.pool.timeouts.head
         self.take(data)
         self.proceed()
 
@@ -187,8 +176,12 @@ class Connection:
                 self.backlog.append(exchange)
                 self.in_head = False
             elif isinstance(event, EndOfBody):
-                if self.newest is not None:
-                    self.newest.body.end()
+                newest = self.newest
+                if newest is not None:
+                    newest.body.end()
+                    if newest.ended:
+                        self.newest = None
+                        self.deadline = self.pool.idle_deadline
             elif isinstance(event, Body):
                 newest = self.newest
                 if newest is None or newest.ended:
@@ -205,14 +198,18 @@ class Connection:
         else:
             self.failure = error
 
-    def pull(self, exchange: Exchange) -> None:
-        """Read once more for the body of ``exchange``, which its application waits for."""
-        if exchange.request.expects_continue and not exchange.body.received:
+    def pull(self, body: RequestBody) -> None:
+        """Read once more for ``body``, which its application waits for (BodySource)."""
+        exchange = self.newest
+        if exchange is None or exchange.body is not body or self.closed:
+            body.fail(BodyError("the request is over"))
+            return
+        if exchange.request.expects_continue and not body.received:
             exchange.request.expects_continue = False
             self.write(self.codec.send(Continue(exchange.request.stream)))
         data = self.read_waiting()
         if data is None:
-            exchange.body.fail(BodyError(f"no byte of the body came for {self.pool.timeouts.body:g} s", 408))
+            body.fail(BodyError(f"no byte of the body came for {self.pool.timeouts.body:g} s", 408))
         else:
             self.take(data)
 
@@ -232,33 +229,48 @@ class Connection:
 
     def proceed(self) -> None:
         """Serve the requests that are there, then wait for more, or close."""
-        while self.backlog:
-            exchange = self.backlog.pop(0)
-            self.pool.app(exchange)
+        pool = self.pool
+        codec = self.codec
+        backlog = self.backlog
+        while backlog:
+            exchange = backlog.pop(0)
+            pool.app(exchange)
             if self.closed:
                 return
+            whole = exchange.body.ended
             if not exchange.ended:  # an App's own bug: it returned without an answer
                 self.abandon(exchange)
                 return
-            if self.codec.closing:
-                self.finish(whole=exchange.body.ended)
+            if codec.closing:
+                self.finish(whole)
                 return
-            self.deadline = self.pool.now + self.pool.timeouts.keepalive
-            if not exchange.body.ended:  # what is left of the body is thrown away before the next head
-                self.deadline = self.pool.now + self.pool.timeouts.drain
-                self.unread = exchange.body.held
+            if whole:
+                self.deadline = pool.idle_deadline
+                if self.newest is exchange:
+                    self.newest = None
+            else:  # what is left of the body is thrown away before the next head
+                self.set_deadline(pool.now + pool.timeouts.drain)
+                self.unread = 0
         if self.failure is not None:
             self.answer_failure(self.failure)
-        elif self.eof or self.codec.closing:
-            self.finish(whole=True)
-        elif self.unread > self.pool.limits.drain_bytes:
+        elif self.eof or codec.closing:
+            self.finish(True)
+        elif self.unread > pool.limits.drain_bytes:
             self.close()
         else:
-            newest = self.newest
-            if newest is not None and newest.body.ended and not self.in_head and self.unread:
-                self.unread = 0
-                self.deadline = self.pool.now + self.pool.timeouts.keepalive
+            self.await_head()
             self.wait()
+
+    def await_head(self) -> None:
+        """Bytes have come and no whole head: the first of them start its deadline."""
+        if not self.in_head and self.codec.buffered:
+            self.in_head = True
+            self.set_deadline(self.pool.now + self.pool.timeouts.head)
+
+    def answered(self, exchange: Exchange) -> None:
+        """The response is written: close at once if that was all, so that the peer sees both in one waking."""
+        if self.codec.closing and exchange.body.ended:
+            self.close()
 
     def serve(self, exchange: Exchange) -> None:
         """Serve one request by itself: only where they are independent of each other."""
@@ -275,14 +287,14 @@ class Connection:
             except (PeerClosed, LocalProtocolError):
                 self.close()
                 return
-        self.finish(whole=self.eof)
+        self.finish(self.eof)
 
     # -- writing ------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
         """Write all of ``data``, waiting for the peer where its window is full; raises PeerClosed."""
         try:
-            sent = os.write(self.fd, data)
+            sent = write(self.fd, data)
         except BlockingIOError:
             sent = 0
         except OSError as error:
@@ -326,14 +338,16 @@ class Connection:
     def wait(self) -> None:
         """Hand the connection to the poller until it can be read, or its deadline passes."""
         pool = self.pool
-        first = not self.registered
-        if first:
+        self.armed = True
+        if self.registered:
+            if pool.one_shot:
+                pool.poller.arm(self.fd)
+        else:
             self.registered = True
             pool.connections[self.fd] = self
-        if self.deadline < pool.next_sweep:
-            pool.next_sweep = self.deadline
-        self.armed = True
-        pool.poller.arm(self.fd, first=first)
+            if self.deadline < pool.next_sweep:
+                pool.next_sweep = self.deadline
+            pool.poller.add(self.fd)
 
     def wake(self) -> None:
         """The deadline has passed, or the worker stops: make an event, by which the owner learns of it."""
@@ -353,7 +367,7 @@ class Connection:
         """Nothing is under way: kept open between two requests."""
         return not self.in_head and self.lingering < 0
 
-    def finish(self, *, whole: bool) -> None:
+    def finish(self, whole: bool) -> None:
         """Close after the last response; where unread bytes are under way, only when the peer has had time to read it.
 
         A close with unread bytes is a reset, which may overtake the response (RFC 9112 section 9.6).
@@ -363,8 +377,14 @@ class Connection:
             return
         self._shutdown(socket.SHUT_WR)
         self.lingering = self.pool.limits.drain_bytes
-        self.deadline = self.pool.now + self.pool.timeouts.drain
+        self.set_deadline(self.pool.now + self.pool.timeouts.drain)
         self.wait()
+
+    def set_deadline(self, deadline: float) -> None:
+        """Let the wait that follows end by then, also where that is sooner than the pool would look."""
+        self.deadline = deadline
+        if deadline < self.pool.next_sweep:
+            self.pool.next_sweep = deadline
 
     def _linger_on(self, data: bytes) -> None:
         self.lingering -= len(data)
@@ -401,6 +421,7 @@ class Connection:
         if self.closed:
             return
         self.closed = True
+        self.newest = None  # no circle of references: nothing is left to the garbage collector
         if self.registered:
             self.registered = False
             del self.pool.connections[self.fd]

@@ -5,12 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from gateways.codecs import Codec
-from gateways.server.connection import Connection
-from gateways.server.multiplex import MultiplexConnection
+from gateways.server.protocols import Protocols
 
 if TYPE_CHECKING:
     from gateways.server.pool import Pool
@@ -22,12 +19,13 @@ _FULL: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOME
 
 
 class Listener:
-    """Accepts connections for a pool; ``make_codec`` makes the codec of one, from its peer's address."""
+    """Accepts connections for a pool on a socket of ``protocol`` (``auto``: whichever they speak)."""
 
-    def __init__(self, pool: Pool, sock: socket.socket, make_codec: Callable[[object], Codec]) -> None:
+    def __init__(self, pool: Pool, sock: socket.socket, protocol: str, protocols: Protocols) -> None:
         self.sock = sock
         self._pool = pool
-        self._make_codec = make_codec
+        self._protocol = protocol
+        self._protocols = protocols
         self._accept = sock._accept  # type: ignore[attr-defined]  # socket.accept less the socket object: 2 us
         pool.watch(sock.fileno(), self)
 
@@ -46,8 +44,7 @@ class Listener:
                     return
                 continue  # the peer went away while it waited (ECONNABORTED)
             os.set_blocking(fd, False)
-            codec = self._make_codec(peer)
-            connection = (MultiplexConnection if codec.multiplexed else Connection)(pool, fd, codec, peer)
+            connection = self._protocols.connect(self._protocol, pool, fd, peer)
             pool.beat += 1
             try:
                 connection.on_ready()

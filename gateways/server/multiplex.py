@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from gateways.body import RequestBody
 from gateways.codecs.events import Abort, Body, EndOfBody, EndOfResponse, Event, Refused, Request
 from gateways.codecs.refusal import error_response
 from gateways.errors import BodyError, LocalProtocolError, PeerClosed, RemoteProtocolError
@@ -21,11 +22,16 @@ if TYPE_CHECKING:
 
 __all__ = ["MultiplexConnection"]
 
+_NEVER: Final = float("inf")
+
 
 class MultiplexConnection(Connection):
     """A FastCGI connection."""
 
-    __slots__ = ("arrived", "exchanges", "lock", "reading", "write_lock")
+    arrived: threading.Condition | None = None
+    """Made when first a thread has to wait for another one's reading."""
+    reading: bool = True
+    """A thread has taken the connection from the poller and reads."""
 
     def __init__(self, pool: Pool, fd: int, codec: Codec, peer: object) -> None:
         super().__init__(pool, fd, codec, peer)
@@ -33,15 +39,6 @@ class MultiplexConnection(Connection):
         """The requests that are read, waiting or served, by stream."""
         self.lock = threading.Lock()
         self.write_lock = threading.Lock()
-        self.arrived: threading.Condition | None = None
-        """Made when first a thread has to wait for another one's reading."""
-        self.reading = True
-        """A thread has taken the connection from the poller and reads."""
-
-    def on_ready(self) -> None:
-        """Read, and serve what is whole."""
-        self.reading = True
-        super().on_ready()
 
     def route(self, events: Iterable[Event]) -> None:
         """Give each event to the request that it belongs to."""
@@ -104,17 +101,23 @@ class MultiplexConnection(Connection):
     def proceed(self) -> None:
         """Serve one of the requests that are there, have the pool serve the others, and settle who owns the reading."""
         fresh = self.backlog
-        first: Exchange | None = None
-        if fresh:
-            self.backlog = []
-            first = fresh.pop(0)
-            for other in fresh:
-                self.pool.submit(other)
-        with self.lock:
+        if not fresh:
+            self.await_head()
+            with self.lock:
+                self.reading = False
+                self._settle()
+            return
+        first = fresh.pop(0)
+        for other in fresh:
+            self.pool.submit(other)
+        fresh.clear()
+        if self.pool.one_shot:  # another thread may read while this one serves
+            with self.lock:
+                self.reading = False
+                self._settle()
+        else:
             self.reading = False
-            self._settle()
-        if first is not None:
-            self.serve(first)
+        self.serve(first)
 
     def serve(self, exchange: Exchange) -> None:
         """Answer one request."""
@@ -122,10 +125,13 @@ class MultiplexConnection(Connection):
         self.pool.app(exchange)
         if not exchange.ended or exchange.aborted:
             self._give_up(exchange)
+
+    def answered(self, exchange: Exchange) -> None:
+        """The response is written, or given up: its stream is free, the reading side may have to change hands."""
         with self.lock:
-            self.exchanges.pop(exchange.request.stream, None)
-            self.unread = 0 if exchange.body.ended else 1
-            self._settle()
+            if self.exchanges.pop(exchange.request.stream, None) is not None:
+                self.unread = 0 if exchange.body.ended else 1
+                self._settle()
 
     def _give_up(self, exchange: Exchange) -> None:
         """End a request without a whole answer; its stream becomes free where the connection goes on."""
@@ -135,7 +141,8 @@ class MultiplexConnection(Connection):
         except PeerClosed:
             self.eof = True
         except LocalProtocolError:  # it had ended before the abort came
-            return
+            pass
+        self.answered(exchange)
 
     def abandon(self, exchange: Exchange) -> None:
         """Give a response up: close without FCGI_END_REQUEST, the one sign of it that web servers heed.
@@ -147,53 +154,46 @@ class MultiplexConnection(Connection):
             self._give_up(exchange)
         else:
             self.eof = True
-            self._break()
-
-    def _break(self) -> None:
-        """Have the connection closed by its owner, unread and unanswered."""
-        self.failure = self.failure or RemoteProtocolError(self.codec.protocol, "given up")
+            self.answered(exchange)
 
     def _settle(self) -> None:
         """Decide, with the lock held, who owns the reading side next: the poller, a serving thread, or nobody any more."""
         if self.closed or self.reading:
             return
-        done = self.eof or self.failure is not None or self.codec.closing
-        if self.armed:
-            if done and not self.exchanges:
-                self.wake()
-            elif not self.exchanges:
-                self._idle()
-            return
-        if done:
+        if self.eof or self.failure is not None or self.codec.closing:
             if not self.exchanges:
-                self.finish(whole=self.eof or self.failure is not None or not self.unread)
+                if self.armed:
+                    self.wake()
+                else:
+                    self.finish(self.eof or self.failure is not None or not self.unread)
             return
-        for exchange in self.exchanges.values():
-            if not exchange.body.ended or not exchange.request.keep:
-                return  # its thread reads on, and settles when it has answered
         if not self.exchanges:
-            self._idle()
+            if not self.in_head:
+                self.deadline = self.pool.idle_deadline
+        elif self.armed:
+            return
         else:
-            self.deadline = float("inf")
-        self.wait()
+            for exchange in self.exchanges.values():
+                if not exchange.body.ended or not exchange.request.keep:
+                    return  # its thread reads on, and settles when it has answered
+            self.deadline = _NEVER
+        if not self.armed:
+            self.wait()
 
-    def _idle(self) -> None:
-        now = self.pool.now
-        if not self.in_head:
-            self.deadline = now + self.pool.timeouts.keepalive
-            if self.deadline < self.pool.next_sweep:
-                self.pool.next_sweep = self.deadline
+    def wait(self) -> None:
+        """Hand the connection to the poller; whoever takes it from there reads."""
+        self.reading = False
+        super().wait()
 
     def idle(self) -> bool:
         """Nothing is under way: kept open between two requests."""
         return not self.exchanges and super().idle()
 
-    def pull(self, exchange: Exchange) -> None:
-        """Read for ``exchange``, or wait while another thread does; return when there is news for it."""
-        body = exchange.body
+    def pull(self, body: RequestBody) -> None:
+        """Read for ``body``, or wait while another thread does; return when there is news for it (BodySource)."""
         had = body.received
         with self.lock:
-            while self.reading or self.armed or self._others_full(exchange):
+            while self.reading or self.armed or self._others_full(body):
                 if self.arrived is None:
                     self.arrived = threading.Condition(self.lock)
                 if not self.arrived.wait(self.pool.timeouts.body):
@@ -221,11 +221,11 @@ class MultiplexConnection(Connection):
                     self.arrived.notify_all()
                 self._settle()
 
-    def _others_full(self, exchange: Exchange) -> bool:
+    def _others_full(self, body: RequestBody) -> bool:
         """Another request, served by another thread, must first read what is held for it."""
         most = self.pool.limits.body_buffer
         for other in self.exchanges.values():
-            if other is not exchange and other.started and not other.ended and other.body.held > most:
+            if other.body is not body and other.started and not other.ended and other.body.held > most:
                 return True
         return False
 

@@ -22,11 +22,14 @@ class Poller(Protocol):
     def unlisten(self, fd: int) -> None:
         """Stop watching it."""
 
-    def arm(self, fd: int, *, first: bool) -> None:
-        """Report ``fd`` once when it can be read; ``first`` where this poller does not know it yet."""
+    def add(self, fd: int) -> None:
+        """Report a descriptor that is new here when it can be read."""
 
-    def wait(self, timeout: float) -> list[int]:
-        """Return descriptors that can be read; waits at most ``timeout`` seconds, for ever if it is negative."""
+    def arm(self, fd: int) -> None:
+        """Report ``fd`` once more, where that is needed (``one_shot``)."""
+
+    def wait(self, timeout: float) -> list[tuple[int, int]]:
+        """Return descriptors that can be read, each with the kernel's flags; waits at most ``timeout`` seconds, for ever if it is negative."""
 
     def close(self) -> None:
         """Give the poller's own descriptor back."""
@@ -38,7 +41,6 @@ if sys.platform == "linux":
         """epoll, with EPOLLEXCLUSIVE on listeners so that one connection wakes one worker."""
 
         def __init__(self, *, one_shot: bool) -> None:
-            self._one_shot = one_shot
             self._mask = select.EPOLLIN | (select.EPOLLONESHOT if one_shot else 0)
             self._epoll = select.epoll()
 
@@ -48,17 +50,21 @@ if sys.platform == "linux":
         def unlisten(self, fd: int) -> None:
             self._epoll.unregister(fd)
 
-        def arm(self, fd: int, *, first: bool) -> None:
-            if first:
-                self._epoll.register(fd, self._mask)
-            elif self._one_shot:
-                self._epoll.modify(fd, self._mask)
+        def add(self, fd: int) -> None:
+            self._epoll.register(fd, self._mask)
 
-        def wait(self, timeout: float) -> list[int]:
-            return [fd for fd, _ in self._epoll.poll(timeout if timeout >= 0 else None, 64)]
+        def arm(self, fd: int) -> None:
+            self._epoll.modify(fd, self._mask)
+
+        def wait(self, timeout: float) -> list[tuple[int, int]]:
+            return self._epoll.poll(timeout, 64)
 
         def close(self) -> None:
             self._epoll.close()
+
+    def make_poller(*, one_shot: bool) -> Poller:
+        """Return the poller of this platform."""
+        return EpollPoller(one_shot=one_shot)
 
 else:
 
@@ -66,7 +72,6 @@ else:
         """kqueue, with EV_DISPATCH in the place of EPOLLONESHOT."""
 
         def __init__(self, *, one_shot: bool) -> None:
-            self._one_shot = one_shot
             self._flags = select.KQ_EV_ADD | select.KQ_EV_ENABLE | (select.KQ_EV_DISPATCH if one_shot else 0)
             self._kqueue = select.kqueue()
 
@@ -79,20 +84,19 @@ else:
         def unlisten(self, fd: int) -> None:
             self._change(fd, select.KQ_EV_DELETE)
 
-        def arm(self, fd: int, *, first: bool) -> None:
-            if first or self._one_shot:
-                self._change(fd, self._flags)
+        def add(self, fd: int) -> None:
+            self._change(fd, self._flags)
 
-        def wait(self, timeout: float) -> list[int]:
+        def arm(self, fd: int) -> None:
+            self._change(fd, self._flags)
+
+        def wait(self, timeout: float) -> list[tuple[int, int]]:
             events = self._kqueue.control(None, 64, timeout if timeout >= 0 else None)
-            return [event.ident for event in events]
+            return [(event.ident, event.filter) for event in events]
 
         def close(self) -> None:
             self._kqueue.close()
 
-
-def make_poller(*, one_shot: bool) -> Poller:
-    """Return the poller of this platform."""
-    if sys.platform == "linux":
-        return EpollPoller(one_shot=one_shot)
-    return KqueuePoller(one_shot=one_shot)
+    def make_poller(*, one_shot: bool) -> Poller:
+        """Return the poller of this platform."""
+        return KqueuePoller(one_shot=one_shot)

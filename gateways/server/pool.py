@@ -29,6 +29,7 @@ TICK: Final = 0.001
 _IDLE_TICKS: Final = 50  # the ticker goes to sleep after so many ticks in which the leader waited in the poller
 _PAUSE: Final = 0.1  # seconds without accepting when the process is out of descriptors
 _NEVER: Final = float("inf")
+_BUSY_EVERY: Final = 1.0  # seconds between looks at deadlines while requests are being served
 _STOP_EVERY: Final = 0.02  # seconds between looks at whether a stopping worker is done
 _FRESH_GRACE: Final = 1.0  # seconds for connections accepted just before the stop to send their request
 
@@ -64,6 +65,10 @@ class Pool:
         """Listeners and pipes, by descriptor."""
         self.next_sweep = _NEVER
         self.stopping = False
+        self.one_shot = threads > 1
+        """A connection is armed for one event only, since another thread may poll while it is served."""
+        self.idle_deadline = self.now + timeouts.keepalive
+        """When a connection that becomes idle now is to be closed."""
         self._threads = threads
         self.ready: deque[Task] = deque()
         """Tasks that the next free thread takes up."""
@@ -170,14 +175,15 @@ class Pool:
         wait = -1.0
         if self.next_sweep != _NEVER:
             wait = max(0.0, self.next_sweep - self.clock())
-        fds = self.poller.wait(wait)
+        found = self.poller.wait(wait)
         self._polling = False
         if self._ticker_asleep:
             self._ticker_asleep = False
             self._ticker_wake.set()
         self.now = now = self.clock()
+        self.idle_deadline = now + self.timeouts.keepalive
         connections = self.connections
-        for fd in fds:
+        for fd, _ in found:
             connection = connections.get(fd)
             if connection is None:
                 task = self.watched.get(fd)
@@ -194,7 +200,9 @@ class Pool:
         """Wake the connections whose deadline has passed; where the worker stops, those that only wait."""
         earliest = now + _STOP_EVERY if self.stopping else _NEVER
         for connection in list(self.connections.values()):
-            if connection.armed and not connection.expired:
+            if not connection.armed:
+                earliest = min(earliest, now + _BUSY_EVERY)  # it is being served: its deadline is not known yet
+            elif not connection.expired:
                 if connection.deadline <= now or (self.stopping and connection.idle()):
                     connection.wake()
                 elif connection.deadline < earliest:

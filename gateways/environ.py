@@ -31,7 +31,15 @@ def to_environ(params: dict[str, str], protocol: str, mount: str | None) -> dict
     if "HTTP_TRANSFER_ENCODING" in params:  # the front end, or our own codec, has taken the coding off
         del params["HTTP_TRANSFER_ENCODING"]
     if "HTTP_CONTENT_LENGTH" in params:  # RFC 3875 section 4.1.18: sent as CONTENT_LENGTH, which alone counts
-        del params["HTTP_CONTENT_LENGTH"]
+        told = params.pop("HTTP_CONTENT_LENGTH")
+        if protocol == "scgi" and told != params.get("CONTENT_LENGTH"):
+            # nginx with scgi_request_buffering off, before github.com/nginx/nginx/pull/1118: CONTENT_LENGTH is what it
+            # has read so far, and half an upload would pass for a whole one.
+            raise MalformedMessage(
+                protocol,
+                f"CONTENT_LENGTH is {params.get('CONTENT_LENGTH', '')!r}, the client's Content-Length was "
+                f"{told!r}; in nginx scgi_request_buffering must be on",
+            )
     if "HTTP_CONTENT_TYPE" in params:
         del params["HTTP_CONTENT_TYPE"]
     if not params.get("CONTENT_LENGTH", "0"):  # empty and absent are the same, and int("") fails
@@ -232,9 +240,4 @@ def _both(params: dict[str, str], protocol: str, script: str, path: str) -> tupl
             return prefix, path[len(prefix) :]
         if not document and protocol != "uwsgi":  # Apache has rewritten a URL to a script that clients never see
             return "", path
-    elif protocol == "scgi" and not document and "%" in path:
-        # Apache's proxy-scgi-pathinfo: PATH_INFO is still encoded, and SCRIPT_NAME what no longer matches it.
-        decoded = unquote_to_bytes(path.encode("latin-1")).decode("latin-1")
-        if whole.endswith(decoded):
-            return whole[: -len(decoded)], decoded
     return script, path

@@ -14,7 +14,6 @@ from io import FileIO
 from typing import Any, Final, Protocol, TypeAlias
 
 from gateways.apps import Exchange
-from gateways.body import RequestBody
 from gateways.codecs.events import Body, EndOfResponse, ErrorOutput, ResponseHead
 from gateways.codecs.refusal import error_response
 from gateways.environ import to_environ, url_scheme
@@ -30,8 +29,10 @@ _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 _PLAIN: Final = 0
 _CONTENT_LENGTH: Final = 1
-_HOP_BY_HOP: Final = frozenset(  # RFC 9110 section 7.6.1, PEP 3333 "Other HTTP Features"; Status is the server's to send
-    ("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "status")
+_HOP_BY_HOP: Final = (
+    frozenset(  # RFC 9110 section 7.6.1, PEP 3333 "Other HTTP Features"; Status is the server's to send
+        ("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "status")
+    )
 )
 
 _CACHED: Final = 256  # names and statuses that applications use are few; the bound is against those that make them up
@@ -125,10 +126,11 @@ class WSGIApp:
     ``mount`` is as for ``to_environ``; ``threads`` and ``processes`` tell whether there are several.
     """
 
-    def __init__(self, application: Application, log: Log, *, mount: str | None, threads: bool, processes: bool) -> None:
+    def __init__(
+        self, application: Application, log: Log, *, mount: str | None, threads: bool, processes: bool
+    ) -> None:
         self._application = application
         self._log = log
-        self._errors = ErrorStream(None, log)
         # As PEP 3333 has all text of the environ: bytes as latin-1.
         self._mount = None if mount is None else mount.encode("utf-8", "surrogateescape").decode("latin-1")
         self._base: dict[str, Any] = {
@@ -145,7 +147,7 @@ class WSGIApp:
         request = exchange.request
         params = request.params
         response = _Response(exchange, self._log, params.get("REQUEST_METHOD", "") == "HEAD")
-        errors = ErrorStream(exchange, self._log) if exchange.error_output else self._errors
+        errors = ErrorStream(exchange if exchange.error_output else None, self._log)
         try:
             environ = to_environ(params, exchange.protocol, self._mount)
             environ.update(self._base)
@@ -165,8 +167,7 @@ class WSGIApp:
             self._log.exception(exchange, "the application raised", error)
             response.fail(500)
         finally:
-            if errors is not self._errors:
-                errors.detach()
+            errors.detach()
 
 
 class _Response:
@@ -188,9 +189,13 @@ class _Response:
         self._headers: list[tuple[str, str]] = []
 
     def start_response(
-        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None, /  # noqa: ANN401
+        self,
+        status: str,
+        headers: list[tuple[str, str]],
+        exc_info: Any = None,  # noqa: ANN401  (sys.exc_info())
+        /,
     ) -> Callable[[bytes], None]:
-        """Take status and headers (PEP 3333, "The start_response() Callable"); raises LocalProtocolError for bad ones."""
+        """Take status and headers; raises LocalProtocolError for bad ones, and exc_info again when it is too late."""
         if exc_info is not None:
             try:
                 if self._head_sent:
@@ -212,7 +217,9 @@ class _Response:
             if kind is None:
                 kind = _check_name(name)
             if kind == _CONTENT_LENGTH:
-                length = _length(value, length)
+                if length >= 0:
+                    raise LocalProtocolError("wsgi", "two Content-Length headers")
+                length = _length(value)
         if bodiless and length >= 0 and status.startswith("204"):  # RFC 9110 section 8.6: never with a Content-Length
             headers = [field for field in headers if field[0].lower() != "content-length"]
         self._bodiless = bodiless or self._head_only
@@ -221,23 +228,20 @@ class _Response:
         self._left = length
         return self.write
 
-    def write(self, data: bytes) -> None:
-        """Send a block of the body (PEP 3333, "The write() Callable")."""
-        if type(data) is not bytes:
-            data = _as_bytes(data)
-        if data:
-            self._send(data)
+    def write(self, data: object) -> None:
+        """Send a block of the body: what PEP 3333 has for applications that cannot return an iterable."""
+        block = data if type(data) is bytes else _as_bytes(data)
+        if block:
+            self._send(block)
 
     def run(self, application: Application, environ: dict[str, Any], errors: ErrorStream) -> None:
         """Call the application, send all that it returns, and end the response."""
-        result = application(environ, self.start_response)
+        result: Any = application(environ, self.start_response)  # what it is, is found out below
         try:
             if (type(result) is list or type(result) is tuple) and len(result) == 1 and not self._head_sent:
                 block = result[0]
-                if type(block) is not bytes:
-                    block = _as_bytes(block)
                 errors.detach()
-                self._send_whole(block)
+                self._send_whole(block if type(block) is bytes else _as_bytes(block))
             elif isinstance(result, FileWrapper) and self._send_file(result):
                 errors.detach()
                 self._end()
@@ -247,15 +251,16 @@ class _Response:
                 errors.detach()
                 self._end()
         finally:
-            close = getattr(result, "close", None)
-            if close is not None:
-                self._close(close)
+            if type(result) is not list:  # to find that it has none would cost more than all the rest here
+                close = getattr(result, "close", None)
+                if close is not None:
+                    self._close(close)
 
     def _close(self, close: Callable[[], object]) -> None:
         """Call the result's close(), once; what it raises concerns the log only if the response is whole."""
         try:
             close()
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             if not self.ended:
                 raise
             self._log.exception(self._exchange, "close() of the response raised", error)
@@ -286,13 +291,15 @@ class _Response:
                 self._end()
                 return
         self._head_sent = True
-        self._exchange.send(ResponseHead(self._stream, self._status, headers, data, True))  # noqa: FBT003
+        self._exchange.send(ResponseHead(self._stream, self._status, headers, data, True))
         self.ended = True
 
     def _measured(self, data: bytes) -> bytes:
         """Count ``data`` against the Content-Length and return what of it may be sent."""
         if len(data) > self._left:
-            self._log.notice(self._exchange, "the application sent more bytes than its Content-Length; they were cut off")
+            self._log.notice(
+                self._exchange, "the application sent more bytes than its Content-Length; they were cut off"
+            )
             data = data[: self._left]
         self._left -= len(data)
         return data
@@ -327,7 +334,7 @@ class _Response:
                 headers = [*headers, ("Content-Length", "0")]
             if self._left <= 0 or self._bodiless:
                 self._head_sent = True
-                self._exchange.send(ResponseHead(self._stream, self._status, headers, b"", True))  # noqa: FBT003
+                self._exchange.send(ResponseHead(self._stream, self._status, headers, b"", True))
                 self.ended = True
                 return
             self._send_head(b"")
@@ -416,16 +423,18 @@ def _check_name(name: str) -> int:
     return kind
 
 
-def _length(value: str, before: int) -> int:
-    """Return a Content-Length; raises LocalProtocolError for what is none, or differs from the one ``before``."""
-    if not (value.isdigit() and value.isascii()) or len(value) > 18 or 0 <= before != int(value):
-        raise LocalProtocolError("wsgi", f"not the length of one body: Content-Length: {value!r}")
+def _length(value: str) -> int:
+    """Return a Content-Length; raises LocalProtocolError for what is none."""
+    if not (value.isdigit() and value.isascii()) or len(value) > 18:
+        raise LocalProtocolError("wsgi", f"not the length of a body: Content-Length: {value!r}")
     return int(value)
 
 
 def _check_value(name: str, value: object) -> None:
     if not isinstance(value, str) or _CONTROL.search(value) is not None:
-        raise LocalProtocolError("wsgi", f"the value of the header {name} is no text without control characters: {value!r}")
+        raise LocalProtocolError(
+            "wsgi", f"the value of the header {name} is no text without control characters: {value!r}"
+        )
     try:
         value.encode("latin-1")
     except UnicodeEncodeError:

@@ -6,11 +6,7 @@ SCGI netstring, the letters of an HTTP method.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
-from gateways.codecs import Codec
-from gateways.codecs.events import Closed, Event
-from gateways.errors import LocalProtocolError, MalformedMessage, TruncatedMessage
+from gateways.errors import MalformedMessage
 
 __all__ = ["detect"]
 

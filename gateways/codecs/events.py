@@ -86,7 +86,8 @@ class Abort:
 class Refused:
     """This request breaks the rules but its connection does not: answer ``error.status_hint``.
 
-    It stands in the place of Request and no Body follows it. Errors of the connection are raised instead.
+    It stands in the place of Request; where what is wrong comes later (the body is too long, parameters come again
+    after their end) it follows Request. No Body comes after it. Errors of the connection are raised instead.
     """
 
     stream: int
@@ -107,7 +108,7 @@ class Continue:
 
 @dataclass(slots=True, init=False)
 class ResponseHead:
-    """Status line and header fields of a response; ``content`` and ``end`` save the events that often follow at once."""
+    """Status and header fields of a response; ``content`` and ``end`` save the events that often follow at once."""
 
     stream: int
     status: str
@@ -157,9 +158,19 @@ class EndOfResponse:
     app_status: int = 0
     """FastCGI's appStatus: what the program would have returned from ``exit``."""
     refused: str = ""
-    """From the wire, FastCGI's protocolStatus where the backend declined: ``cant_mpx_conn``, ``overloaded``, ``unknown_role``."""
+    """From the wire, FastCGI's protocolStatus of a refusal: ``cant_mpx_conn``, ``overloaded``, ``unknown_role``."""
 
 
 Event: TypeAlias = (
-    Request | Body | EndOfBody | Abort | Refused | Closed | Continue | ResponseHead | RawBody | ErrorOutput | EndOfResponse
+    Request
+    | Body
+    | EndOfBody
+    | Abort
+    | Refused
+    | Closed
+    | Continue
+    | ResponseHead
+    | RawBody
+    | ErrorOutput
+    | EndOfResponse
 )

@@ -22,6 +22,7 @@ from gateways.codecs.events import (
     EndOfResponse,
     ErrorOutput,
     Event,
+    RawBody,
     Refused,
     Request,
     ResponseHead,
@@ -165,7 +166,12 @@ class FastCGICodec(Codec):
         """
         size = (data[20] << 8) | data[21] if len(data) > _PARAMS_AT + FCGI_HEADER_LEN else 0
         after = _PARAMS_AT + FCGI_HEADER_LEN + size + data[22] if size else 0
-        if not size or data[16:20] != _PARAMS_1 or data[after : after + 16] != _ENDS_1 or size > self._limits.params_bytes:
+        if (
+            not size
+            or data[16:20] != _PARAMS_1
+            or data[after : after + 16] != _ENDS_1
+            or size > self._limits.params_bytes
+        ):
             return 0
         keep = data[10] & FCGI_KEEP_CONN != 0
         stream = _Stream(FCGI_RESPONDER, keep)
@@ -262,11 +268,11 @@ class FastCGICodec(Codec):
             return
         if stream.role == FCGI_AUTHORIZER:  # it has no FCGI_STDIN (section 6.3)
             stream.state = _DONE
-            events.append(Request(number, params, 0, "authorizer", False, stream.keep))  # noqa: FBT003
+            events.append(Request(number, params, 0, "authorizer", False, stream.keep))
             events.append(EndOfBody(number))
         else:
             stream.state = _BODY
-            events.append(Request(number, params, length, "responder", False, stream.keep))  # noqa: FBT003
+            events.append(Request(number, params, length, "responder", False, stream.keep))
 
     def _stdin(self, number: int, stream: _Stream, content: bytes, events: list[Event]) -> None:
         if stream.state == _PARAMS:
@@ -310,7 +316,10 @@ class FastCGICodec(Codec):
         self._dead = True
         waiting = [number for number, stream in self._streams.items() if stream.state in (_PARAMS, _BODY)]
         if self._buffer or waiting:
-            raise TruncatedMessage("fastcgi", "the peer closed within a record" if self._buffer else f"the peer closed within request {waiting[0]}")
+            raise TruncatedMessage(
+                "fastcgi",
+                "the peer closed within a record" if self._buffer else f"the peer closed within request {waiting[0]}",
+            )
         return [Closed()]
 
     # -- to the wire --------------------------------------------------------------------------------------------
@@ -327,21 +336,28 @@ class FastCGICodec(Codec):
         if isinstance(event, ResponseHead):
             number = event.stream
             content = encode_head("fastcgi", "Status: " + event.status, event.headers) + event.content
-            if number not in self._streams:
-                raise LocalProtocolError("fastcgi", f"request {number} is not active")
+            self._check_active(number)
             if event.end and len(content) <= FCGI_MAX_LENGTH:
                 return record(FCGI_STDOUT, number, content) + self._end_request(number, 0)
             data = stream_records(FCGI_STDOUT, number, content)
             return data + self._end_request(number, 0) if event.end else data
         if isinstance(event, Body):
+            self._check_active(event.stream)
             return stream_records(FCGI_STDOUT, event.stream, event.data)
         if isinstance(event, EndOfResponse):
             return self._end_request(event.stream, event.app_status)
         if isinstance(event, ErrorOutput):
+            self._check_active(event.stream)
             return stream_records(FCGI_STDERR, event.stream, event.data)
         if isinstance(event, Request):
             raise LocalProtocolError("fastcgi", "the application side sends no requests")
+        if isinstance(event, RawBody):
+            raise LocalProtocolError("fastcgi", "a body goes out in records, never past the codec")
         return b""
+
+    def _check_active(self, number: int) -> None:
+        if number not in self._streams:
+            raise LocalProtocolError("fastcgi", f"request {number} is not active")
 
     def _end_request(self, number: int, app_status: int) -> bytes:
         """Return the end of FCGI_STDOUT and FCGI_END_REQUEST (sections 5.5 and 6.2)."""

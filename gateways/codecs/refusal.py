@@ -27,11 +27,11 @@ _REASONS: Final = {
 }
 
 
-def error_response(stream: int, code: int, head_only: bool = False) -> ResponseHead:  # noqa: FBT001, FBT002
+def error_response(stream: int, code: int, head_only: bool = False) -> ResponseHead:
     """Return the whole plain answer that says no more than ``code``; 503 with Retry-After."""
     status = f"{code} {_REASONS.get(code, 'Error')}"
     content = (status + "\n").encode()
     headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(content)))]
     if code == 503:
         headers.append(("Retry-After", "1"))
-    return ResponseHead(stream, status, headers, b"" if head_only else content, True)  # noqa: FBT003
+    return ResponseHead(stream, status, headers, b"" if head_only else content, True)

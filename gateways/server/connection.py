@@ -15,7 +15,16 @@ from os import read, write
 from typing import TYPE_CHECKING, Final
 
 from gateways.body import RequestBody
-from gateways.codecs.events import Abort, Body, Closed, Continue, EndOfBody, EndOfResponse, Event, RawBody, Refused, Request, ResponseHead
+from gateways.codecs.events import (
+    Body,
+    Continue,
+    EndOfBody,
+    EndOfResponse,
+    Event,
+    RawBody,
+    Request,
+    ResponseHead,
+)
 from gateways.codecs.refusal import error_response
 from gateways.errors import BodyError, LocalProtocolError, PeerClosed, RemoteProtocolError
 
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "Exchange"]
 
 READ_SIZE: Final = 65_536
+_LONG_HEAD: Final = 4096  # bytes: nginx's default fastcgi_buffer_size and the like, one memory page
 _FILE_BLOCK: Final = 65_528  # the longest FastCGI record that needs no padding
 _SENDFILE_MOST: Final = 1 << 30
 
@@ -60,12 +70,27 @@ class Exchange:
         connection = self.connection
         if self.aborted:
             raise PeerClosed("the web server has aborted the request")
+        if self.ended:
+            raise LocalProtocolError(self.protocol, "the response has ended")
         data = connection.codec.send(event)
         if data:
             connection.write(data)
         if (isinstance(event, ResponseHead) and event.end) or isinstance(event, EndOfResponse):
             self.ended = True
             connection.answered(self)
+        if len(data) > _LONG_HEAD and isinstance(event, ResponseHead):
+            self._warn_long_head(len(data) - len(event.content))
+
+    def _warn_long_head(self, size: int) -> None:
+        """Say, once a worker, what nginx answers with a 502 unless told otherwise."""
+        pool = self.connection.pool
+        if size > _LONG_HEAD and not pool.warned_of_heads:
+            pool.warned_of_heads = True
+            pool.log.notice(
+                self,
+                f"the response head has about {size} bytes; nginx refuses more than 4 or 8 KiB unless "
+                f"{self.protocol}_buffer_size says otherwise (said once)",
+            )
 
     def send_file(self, fd: int, offset: int, count: int) -> None:
         """Write part of an open file as body; raises PeerClosed, and LocalProtocolError where it is too short."""
@@ -109,6 +134,8 @@ class Connection:
     failure: RemoteProtocolError | None = None
     newest: Exchange | None = None
     """The request that body bytes belong to, until its body is whole and it is answered."""
+    cut: bool = False
+    """The body of the newest request has failed: more of it may be on its way."""
     unread: int = 0
     """Body bytes thrown away since their request was answered."""
 
@@ -138,7 +165,10 @@ class Connection:
         try:
             data = read(self.fd, READ_SIZE)
         except BlockingIOError:
-            self.wait()
+            if self.lingering < 0:
+                self.proceed()
+            else:
+                self.wait()
             return
         except OSError as error:
             self.reset(error)
@@ -181,6 +211,7 @@ class Connection:
                     newest.body.end()
                     if newest.ended:
                         self.newest = None
+                        self.cut = False
                         self.deadline = self.pool.idle_deadline
             elif isinstance(event, Body):
                 newest = self.newest
@@ -194,7 +225,7 @@ class Connection:
         newest = self.newest
         if newest is not None and not newest.body.ended:
             newest.body.fail(BodyError(str(error), error.status_hint))
-            self.eof = True
+            self.cut = True
         else:
             self.failure = error
 
@@ -210,6 +241,7 @@ class Connection:
         data = self.read_waiting()
         if data is None:
             body.fail(BodyError(f"no byte of the body came for {self.pool.timeouts.body:g} s", 408))
+            self.cut = True
         else:
             self.take(data)
 
@@ -237,19 +269,19 @@ class Connection:
             pool.app(exchange)
             if self.closed:
                 return
-            whole = exchange.body.ended
+            whole = exchange.body.ended and not self.cut
             if not exchange.ended:  # an App's own bug: it returned without an answer
                 self.abandon(exchange)
                 return
             if codec.closing:
-                self.finish(whole)
+                self.finish(whole or self.eof)
                 return
             if whole:
                 self.deadline = pool.idle_deadline
                 if self.newest is exchange:
                     self.newest = None
             else:  # what is left of the body is thrown away before the next head
-                self.set_deadline(pool.now + pool.timeouts.drain)
+                self.deadline = pool.clock() + pool.timeouts.drain
                 self.unread = 0
         if self.failure is not None:
             self.answer_failure(self.failure)
@@ -265,11 +297,11 @@ class Connection:
         """Bytes have come and no whole head: the first of them start its deadline."""
         if not self.in_head and self.codec.buffered:
             self.in_head = True
-            self.set_deadline(self.pool.now + self.pool.timeouts.head)
+            self.deadline = self.pool.clock() + self.pool.timeouts.head
 
     def answered(self, exchange: Exchange) -> None:
         """The response is written: close at once if that was all, so that the peer sees both in one waking."""
-        if self.codec.closing and exchange.body.ended:
+        if self.codec.closing and exchange.body.ended and not self.cut:
             self.close()
 
     def serve(self, exchange: Exchange) -> None:
@@ -339,15 +371,18 @@ class Connection:
         """Hand the connection to the poller until it can be read, or its deadline passes."""
         pool = self.pool
         self.armed = True
-        if self.registered:
-            if pool.one_shot:
-                pool.poller.arm(self.fd)
-        else:
+        known = self.registered
+        if not known:
+            if self.in_head and self.lingering < 0:
+                self.deadline = pool.clock() + pool.timeouts.head  # pool.now may be old: others were served before
             self.registered = True
             pool.connections[self.fd] = self
-            if self.deadline < pool.next_sweep:
-                pool.next_sweep = self.deadline
+        if self.deadline < pool.next_sweep:
+            pool.sweep_by(self.deadline)
+        if not known:
             pool.poller.add(self.fd)
+        elif pool.one_shot:
+            pool.poller.arm(self.fd)
 
     def wake(self) -> None:
         """The deadline has passed, or the worker stops: make an event, by which the owner learns of it."""
@@ -359,13 +394,15 @@ class Connection:
         error_stream = self.codec.error_stream
         if self.in_head and self.lingering < 0 and error_stream and self.codec.buffered:
             seconds = self.pool.timeouts.head
-            self.answer_failure(RemoteProtocolError(self.codec.protocol, f"no whole request head came in {seconds:g} s", 408))
+            self.answer_failure(
+                RemoteProtocolError(self.codec.protocol, f"no whole request head came in {seconds:g} s", 408)
+            )
         else:
-            self.close()
+            self.break_off()
 
-    def idle(self) -> bool:
-        """Nothing is under way: kept open between two requests."""
-        return not self.in_head and self.lingering < 0
+    def idle(self, fresh: bool) -> bool:
+        """Nothing is under way: kept open between two requests, or ``fresh`` is False and none has come."""
+        return self.lingering < 0 and (not fresh if self.in_head else self.newest is None)
 
     def finish(self, whole: bool) -> None:
         """Close after the last response; where unread bytes are under way, only when the peer has had time to read it.
@@ -377,14 +414,8 @@ class Connection:
             return
         self._shutdown(socket.SHUT_WR)
         self.lingering = self.pool.limits.drain_bytes
-        self.set_deadline(self.pool.now + self.pool.timeouts.drain)
+        self.deadline = self.pool.clock() + self.pool.timeouts.drain
         self.wait()
-
-    def set_deadline(self, deadline: float) -> None:
-        """Let the wait that follows end by then, also where that is sooner than the pool would look."""
-        self.deadline = deadline
-        if deadline < self.pool.next_sweep:
-            self.pool.next_sweep = deadline
 
     def _linger_on(self, data: bytes) -> None:
         self.lingering -= len(data)
@@ -394,27 +425,36 @@ class Connection:
             self.wait()
 
     def abandon(self, exchange: Exchange) -> None:
-        """Close so that the peer takes the response for cut: over TCP by a reset, which no protocol mistakes for an end."""
+        """Close so that the peer takes the response for cut: over TCP by a reset, which nobody takes for an end."""
         exchange.ended = True
         if self.closed:
             return
-        with socket.socket(fileno=os.dup(self.fd)) as sock:
+        sock = socket.socket(fileno=self.fd)
+        try:
             if sock.family != socket.AF_UNIX:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+        finally:
+            sock.detach()
         self.close()
 
     def reset(self, error: OSError) -> None:
         """The peer has reset the connection."""
-        if self.in_head and not self.registered:
+        if self.in_head and self.lingering < 0 and self.codec.buffered:
             self.pool.log.refused(self.codec.protocol, self.peer_name(), f"the connection broke: {error.strerror}")
-        self.close()
+        self.break_off()
 
     def _shutdown(self, how: int) -> None:
-        with socket.socket(fileno=os.dup(self.fd)) as sock:
-            try:
-                sock.shutdown(how)
-            except OSError:  # the peer is gone already: its event comes by itself
-                return
+        sock = socket.socket(fileno=self.fd)  # no dup(): this works without a free descriptor too
+        try:
+            sock.shutdown(how)
+        except OSError:  # the peer is gone already: its event comes by itself
+            return
+        finally:
+            sock.detach()
+
+    def break_off(self) -> None:
+        """Read no more, and close as soon as nobody writes; the caller owns the connection."""
+        self.close()
 
     def close(self) -> None:
         """Close the socket; the caller owns the connection."""

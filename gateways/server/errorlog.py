@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from typing import Final
+from typing import Any, Final
 
 from gateways.apps import Exchange
 
 __all__ = ["ErrorLog", "configure", "escape"]
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
+_UNSEEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LONGEST: Final = 2000
 
 _logger = logging.getLogger("gateways")
@@ -23,15 +24,28 @@ _logger = logging.getLogger("gateways")
 def configure(level: str) -> None:
     """Send the log to stderr, from ``level`` upwards (``debug``, ``info``, ``warning``, ``error``)."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s [%(process)d] %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(_Formatter("%(asctime)s [%(process)d] %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     _logger.handlers[:] = [handler]
     _logger.propagate = False
     _logger.setLevel(level.upper())
 
 
+class _Formatter(logging.Formatter):
+    """Sets tracebacks in, so that no text within one passes for a line of the log."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: ANN401, N802  (logging's own signature)
+        """Return the traceback, each line behind a bar, without control characters."""
+        lines = super().formatException(ei).split("\n")
+        return "\n".join("  | " + _UNSEEN.sub(_hex, line) for line in lines)
+
+
+def _hex(found: re.Match[str]) -> str:
+    return f"\\x{ord(found.group()):02x}"
+
+
 def escape(text: str) -> str:
-    """Return one line: control characters and backslashes as ``\\xHH``, so that no peer can forge a line."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", text[:_LONGEST])
+    r"""Return one line: control characters and backslashes as ``\xHH``, so that no peer can forge a line."""
+    return _CONTROL.sub(_hex, text[:_LONGEST])
 
 
 def _request_line(exchange: Exchange) -> str:
@@ -52,7 +66,7 @@ class ErrorLog:
         """Something that its operator should look at."""
         _logger.warning("%s", escape(message))
 
-    def error(self, message: str, error: BaseException | None = None) -> None:
+    def failure(self, message: str, error: BaseException | None = None) -> None:
         """Something that failed, with the traceback of ``error``."""
         _logger.error("%s", message, exc_info=error)
 

@@ -15,18 +15,22 @@ if TYPE_CHECKING:
 __all__ = ["Listener"]
 
 _ACCEPTS: Final = 64  # connections taken in a row before other ready connections get their turn
+_LAST: Final = 1.0  # seconds for those that wait when the listener closes
+_QUIET: Final = 10.0  # seconds between complaints that the process is out of descriptors
 _FULL: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
 class Listener:
     """Accepts connections for a pool on a socket of ``protocol`` (``auto``: whichever they speak)."""
 
+    _quiet_until: float = 0.0
+
     def __init__(self, pool: Pool, sock: socket.socket, protocol: str, protocols: Protocols) -> None:
         self.sock = sock
         self._pool = pool
         self._protocol = protocol
         self._protocols = protocols
-        self._accept = sock._accept  # type: ignore[attr-defined]  # socket.accept less the socket object: 2 us
+        self._accept = sock._accept  # type: ignore[attr-defined]  # noqa: SLF001  (accept() less its socket object: 2 us)
         pool.watch(sock.fileno(), self)
 
     def on_ready(self) -> None:
@@ -39,7 +43,7 @@ class Listener:
                 return
             except OSError as error:
                 if error.errno in _FULL:
-                    pool.log.warning(f"cannot accept connections: {error.strerror}; raise the limit of open files (ulimit -n)")
+                    self._complain(error)
                     pool.pause(self)
                     return
                 continue  # the peer went away while it waited (ECONNABORTED)
@@ -49,14 +53,34 @@ class Listener:
             try:
                 connection.on_ready()
             except Exception as error:  # noqa: BLE001  (a bug of ours costs its connection, not the listener)
-                pool.log.error("a connection failed", error)
-                connection.close()
+                pool.log.failure("a connection failed", error)
+                connection.break_off()
             if pool.ready:
                 return
 
+    def _complain(self, error: OSError) -> None:
+        """Say why nobody is accepted: once in a while, for it is tried again many times a second."""
+        now = self._pool.clock()
+        if now >= self._quiet_until:
+            self._quiet_until = now + _QUIET
+            self._pool.log.warning(
+                f"cannot accept connections: {error.strerror}; raise the limit of open files (ulimit -n)"
+            )
+
     def resume(self) -> None:
         """Accept again, after a pause."""
-        self._pool.watch(self.sock.fileno(), self)
+        if self.sock.fileno() >= 0:
+            self._pool.watch(self.sock.fileno(), self)
+
+    def finish(self) -> None:
+        """Serve those that wait already, then stop accepting."""
+        pool = self._pool
+        until = pool.clock() + _LAST
+        beat = -1
+        while beat != pool.beat and pool.clock() < until:
+            beat = pool.beat
+            self.on_ready()
+        self.close()
 
     def close(self) -> None:
         """Stop accepting."""

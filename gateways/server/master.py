@@ -46,7 +46,10 @@ def serve(settings: Settings, on_ready: Callable[[], None] | None = None) -> int
     try:
         for protocol, address in settings.listeners:
             sockets.append(
-                (protocol, bind(address, backlog=settings.backlog, mode=settings.socket_mode, owner=settings.socket_owner))
+                (
+                    protocol,
+                    bind(address, backlog=settings.backlog, mode=settings.socket_mode, owner=settings.socket_owner),
+                )
             )
         where = ", ".join(f"{protocol} on {address}" for protocol, address in settings.listeners)
         shape = f"{settings.workers} x {settings.threads} threads" if settings.threads > 1 else str(settings.workers)
@@ -69,6 +72,7 @@ class _Worker:
         self.said = b""
         """Why it could not boot."""
         self.told = False
+        self.killed = False
 
 
 class Master:
@@ -106,7 +110,8 @@ class Master:
                     if isinstance(action, policy.Exit):
                         return self._exit
                     self._do(action)
-                self._wait(None if wake is None else max(0.0, wake - time.monotonic()), at_once=bool(actions))
+                if not any(isinstance(action, policy.Spawn) for action in actions):  # new workers have deadlines too
+                    self._wait(None if wake is None else max(0.0, wake - time.monotonic()))
                 self._reap()
         finally:
             signal.set_wakeup_fd(old_wakeup)
@@ -120,7 +125,9 @@ class Master:
 
     def _facts(self) -> policy.Facts:
         return policy.Facts(
-            workers=tuple(policy.WorkerFacts(worker.pid, worker.ready, worker.born) for worker in self._workers.values()),
+            workers=tuple(
+                policy.WorkerFacts(worker.pid, worker.ready, worker.born) for worker in self._workers.values()
+            ),
             wanted=self._settings.workers,
             failures=self._failures,
             last_failure=self._last_failure,
@@ -133,12 +140,13 @@ class Master:
         if isinstance(action, policy.Spawn):
             for _ in range(action.count):
                 self._spawn()
-        elif isinstance(action, policy.Kill):
+        elif isinstance(action, policy.Kill) and not self._workers[action.pid].killed:
+            self._workers[action.pid].killed = True
             self._log.warning(f"worker {action.pid}: {action.reason}; killed")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(action.pid, signal.SIGKILL)
 
-    def _wait(self, timeout: float | None, *, at_once: bool) -> None:
+    def _wait(self, timeout: float | None) -> None:
         """Sleep until a signal or a worker has something to say."""
         poll = select.poll()
         poll.register(self._signals_in, select.POLLIN)
@@ -147,7 +155,7 @@ class Master:
             if worker.control.fileno() >= 0:
                 poll.register(worker.control, select.POLLIN)
                 by_fd[worker.control.fileno()] = worker
-        for fd, _ in poll.poll(0 if at_once and timeout == 0 else None if timeout is None else timeout * 1000 + 1):
+        for fd, _ in poll.poll(None if timeout is None else timeout * 1000 + 1):
             if fd == self._signals_in:
                 self._signals()
             else:
@@ -222,7 +230,7 @@ class Master:
         self._failures += 1
         self._last_failure = time.monotonic()
         reason = worker.said.decode("utf-8", "replace") or f"worker {worker.pid} {how} before it was ready"
-        self._log.error(reason)
+        self._log.failure(reason)
         if self._served:
             self._log.warning(f"next try in {policy.back_off(self._failures):g} s")
             return
@@ -244,6 +252,8 @@ class Master:
                 for worker in self._workers.values():
                     worker.control.close()
                 code = self._child(theirs)
+            except BaseException:  # noqa: BLE001  (it ends here; the master only sees that it did)
+                traceback.print_exc()
             finally:
                 atexit._run_exitfuncs()  # noqa: SLF001  (the application's own, as in a process of its own)
                 sys.stdout.flush()

@@ -31,7 +31,11 @@ class MultiplexConnection(Connection):
     arrived: threading.Condition | None = None
     """Made when first a thread has to wait for another one's reading."""
     reading: bool = True
-    """A thread has taken the connection from the poller and reads."""
+    """The reading side has an owner: the poller, the thread that took it from there, or one that waits for a body."""
+    broken: bool = False
+    """A record may have been written in part, so nothing more can be."""
+    drained_by: float = 0.0
+    """Until then what is left of an unread body may come, where ``unread`` says that there may be more."""
 
     def __init__(self, pool: Pool, fd: int, codec: Codec, peer: object) -> None:
         super().__init__(pool, fd, codec, peer)
@@ -39,15 +43,22 @@ class MultiplexConnection(Connection):
         """The requests that are read, waiting or served, by stream."""
         self.lock = threading.Lock()
         self.write_lock = threading.Lock()
+        self.pulling: list[RequestBody] = []
+        """Bodies whose threads wait in ``pull``."""
 
     def route(self, events: Iterable[Event]) -> None:
         """Give each event to the request that it belongs to."""
         for event in events:
             if isinstance(event, Request):
                 exchange = Exchange(self, event)
-                self.exchanges[event.stream] = exchange
+                if self.pool.one_shot:
+                    with self.lock:  # the thread of the stream's last request may be about to take that out
+                        self.exchanges[event.stream] = exchange
+                else:
+                    self.exchanges[event.stream] = exchange
                 self.backlog.append(exchange)
                 self.in_head = False
+                self.unread = 0
             elif isinstance(event, EndOfBody):
                 found = self.exchanges.get(event.stream)
                 if found is not None:
@@ -75,6 +86,7 @@ class MultiplexConnection(Connection):
     def _refused(self, event: Refused) -> None:
         error = event.error
         self.pool.log.refused(error.protocol, self.peer_name(), f"request {event.stream}: {error.message}")
+        self._leave_unread()
         found = self.exchanges.get(event.stream)
         if found is not None:  # it is being answered already; what is wrong is its body
             found.body.fail(BodyError(str(error), error.status_hint))
@@ -86,7 +98,7 @@ class MultiplexConnection(Connection):
 
     def fail(self, error: RemoteProtocolError) -> None:
         """The codec reads no more: bodies that are not whole are broken, heads that are not are refused."""
-        for exchange in self.exchanges.values():
+        for exchange in list(self.exchanges.values()):
             if not exchange.body.ended:
                 exchange.body.fail(BodyError(str(error), error.status_hint))
         self.failure = error
@@ -102,7 +114,10 @@ class MultiplexConnection(Connection):
         """Serve one of the requests that are there, have the pool serve the others, and settle who owns the reading."""
         fresh = self.backlog
         if not fresh:
-            self.await_head()
+            if self.unread and self.codec.error_stream:  # the next request has begun
+                self.unread = 0
+            if not self.unread:
+                self.await_head()
             with self.lock:
                 self.reading = False
                 self._settle()
@@ -122,15 +137,24 @@ class MultiplexConnection(Connection):
     def serve(self, exchange: Exchange) -> None:
         """Answer one request."""
         exchange.started = True
-        self.pool.app(exchange)
+        try:
+            if not exchange.aborted:
+                self.pool.app(exchange)
+        except Exception as error:  # noqa: BLE001  (a bug of the App costs its request, not the others)
+            self.pool.log.failure("an application failed", error)
         if not exchange.ended or exchange.aborted:
             self._give_up(exchange)
 
     def answered(self, exchange: Exchange) -> None:
         """The response is written, or given up: its stream is free, the reading side may have to change hands."""
         with self.lock:
-            if self.exchanges.pop(exchange.request.stream, None) is not None:
-                self.unread = 0 if exchange.body.ended else 1
+            stream = exchange.request.stream
+            if self.exchanges.get(stream) is exchange:  # else a peer that has read the answer has begun the next
+                del self.exchanges[stream]
+                if not exchange.body.ended:
+                    self._leave_unread()
+                if self.arrived is not None:
+                    self.arrived.notify_all()
                 self._settle()
 
     def _give_up(self, exchange: Exchange) -> None:
@@ -157,58 +181,83 @@ class MultiplexConnection(Connection):
             self.answered(exchange)
 
     def _settle(self) -> None:
-        """Decide, with the lock held, who owns the reading side next: the poller, a serving thread, or nobody any more."""
-        if self.closed or self.reading:
+        """Decide, with the lock held, who owns the reading side next: the poller, a serving thread, or nobody."""
+        if self.closed or self.lingering >= 0:
             return
-        if self.eof or self.failure is not None or self.codec.closing:
-            if not self.exchanges:
-                if self.armed:
-                    self.wake()
-                else:
-                    self.finish(self.eof or self.failure is not None or not self.unread)
-            return
-        if not self.exchanges:
-            if not self.in_head:
-                self.deadline = self.pool.idle_deadline
-        elif self.armed:
-            return
-        else:
+        over = self.eof or self.failure is not None or self.codec.closing
+        if self.exchanges:
+            if self.reading or over:
+                return
             for exchange in self.exchanges.values():
                 if not exchange.body.ended or not exchange.request.keep:
                     return  # its thread reads on, and settles when it has answered
-            self.deadline = _NEVER
-        if not self.armed:
+            if not self.in_head:
+                self.deadline = _NEVER
             self.wait()
+            return
+        armed = self.armed
+        if self.reading and not armed:
+            return  # the thread that reads settles when it has read
+        if over:
+            if armed:
+                self.wake()
+            else:
+                self.finish(self.eof or (self.failure is None and not self.unread))
+            return
+        if not self.in_head:
+            self.deadline = self.drained_by if self.unread else self.pool.idle_deadline
+        if not armed:
+            self.wait()
+        elif self.deadline < self.pool.next_sweep:
+            self.pool.sweep_by(self.deadline)
 
     def wait(self) -> None:
         """Hand the connection to the poller; whoever takes it from there reads."""
-        self.reading = False
+        self.reading = True
         super().wait()
 
-    def idle(self) -> bool:
-        """Nothing is under way: kept open between two requests."""
-        return not self.exchanges and super().idle()
+    def idle(self, fresh: bool) -> bool:
+        """Nothing is under way: kept open between two requests, or ``fresh`` is False and none has come."""
+        return not self.exchanges and super().idle(fresh)
+
+    def expire(self) -> None:
+        """Answer 408 where a head has begun to come; requests that are served are finished before the close."""
+        if self.in_head and self.lingering < 0 and self.codec.error_stream:
+            seconds = self.pool.timeouts.head
+            self.fail(RemoteProtocolError(self.codec.protocol, f"no whole request head came in {seconds:g} s", 408))
+        self.break_off()
+
+    def break_off(self) -> None:
+        """Read no more, and close as soon as nobody writes; the caller owns the reading side."""
+        with self.lock:
+            for exchange in self.exchanges.values():
+                if not exchange.body.ended:
+                    exchange.body.fail(BodyError("the connection ended before the body did"))
+            self.eof = True
+            self.reading = False
+            if self.arrived is not None:
+                self.arrived.notify_all()
+            if self.exchanges:
+                self._settle()
+            else:
+                self.close()
 
     def pull(self, body: RequestBody) -> None:
         """Read for ``body``, or wait while another thread does; return when there is news for it (BodySource)."""
-        had = body.received
         with self.lock:
-            while self.reading or self.armed or self._others_full(body):
-                if self.arrived is None:
-                    self.arrived = threading.Condition(self.lock)
-                if not self.arrived.wait(self.pool.timeouts.body):
-                    body.fail(BodyError(f"no byte of the body came for {self.pool.timeouts.body:g} s", 408))
-                    return
-                if body.received != had or body.ended:
-                    return
-            if self.closed or self.eof:
-                body.fail(BodyError("the connection ended before the body did"))
+            if self._is_over(body):
+                body.fail(BodyError("the request is over"))
                 return
-            self.reading = True
+            self.pulling.append(body)
+            turn = self._await_turn(body)
+            if not turn:
+                self.pulling.remove(body)
+        if not turn:
+            return
         try:
             data = self.read_waiting()
             if data is None:
-                body.fail(BodyError(f"no byte of the body came for {self.pool.timeouts.body:g} s", 408))
+                self._too_slow(body)
             else:
                 self.take(data)
         finally:
@@ -216,20 +265,63 @@ class MultiplexConnection(Connection):
                 self.pool.submit(other)
             self.backlog = []
             with self.lock:
+                self.pulling.remove(body)
                 self.reading = False
                 if self.arrived is not None:
                     self.arrived.notify_all()
                 self._settle()
 
-    def _others_full(self, body: RequestBody) -> bool:
+    def _await_turn(self, body: RequestBody) -> bool:
+        """Become the one that reads, with the lock held; False where another thread has brought news first."""
+        had = body.received
+        if self.arrived is not None:
+            self.arrived.notify_all()  # this one reads what is held for it: it is in nobody's way
+        while self.reading or self._others_full():
+            if self.arrived is None:
+                self.arrived = threading.Condition(self.lock)
+            if not self.arrived.wait(self.pool.timeouts.body):
+                self._too_slow(body)
+                return False
+            if body.received != had or body.ended:
+                return False
+        if self.closed or self.eof:
+            body.fail(BodyError("the connection ended before the body did"))
+            return False
+        self.reading = True
+        return True
+
+    def _is_over(self, body: RequestBody) -> bool:
+        """The request of ``body`` has been answered."""
+        for exchange in self.exchanges.values():
+            if exchange.body is body:
+                return exchange.ended
+        return True
+
+    def _too_slow(self, body: RequestBody) -> None:
+        body.fail(BodyError(f"no byte of the body came for {self.pool.timeouts.body:g} s", 408))
+        self._leave_unread()
+
+    def _leave_unread(self) -> None:
+        """More of a request may be on its way that nobody wants: it must not make a reset of the close."""
+        self.unread = 1
+        self.drained_by = self.pool.clock() + self.pool.timeouts.drain
+
+    def _others_full(self) -> bool:
         """Another request, served by another thread, must first read what is held for it."""
         most = self.pool.limits.body_buffer
         for other in self.exchanges.values():
-            if other.body is not body and other.started and not other.ended and other.body.held > most:
+            if other.body.held > most and other.started and not other.ended and other.body not in self.pulling:
                 return True
         return False
 
     def write(self, data: bytes) -> None:
         """Write whole records, one thread at a time; raises PeerClosed."""
         with self.write_lock:
-            super().write(data)
+            if self.broken:
+                raise PeerClosed("the peer went away, or stood still, while another response was written")
+            try:
+                super().write(data)
+            except PeerClosed:
+                self.broken = True
+                self.eof = True
+                raise

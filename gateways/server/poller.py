@@ -29,7 +29,10 @@ class Poller(Protocol):
         """Report ``fd`` once more, where that is needed (``one_shot``)."""
 
     def wait(self, timeout: float) -> list[tuple[int, int]]:
-        """Return descriptors that can be read, each with the kernel's flags; waits at most ``timeout`` seconds, for ever if it is negative."""
+        """Return descriptors that can be read, each with the kernel's flags.
+
+        Waits at most ``timeout`` seconds, for ever if it is negative.
+        """
 
     def close(self) -> None:
         """Give the poller's own descriptor back."""

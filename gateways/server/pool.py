@@ -65,6 +65,10 @@ class Pool:
         """Listeners and pipes, by descriptor."""
         self.next_sweep = _NEVER
         self.stopping = False
+        self.warned_of_heads = False
+        """Somebody has been told that response heads are long."""
+        self._fresh_until = _NEVER
+        """Until then, where the worker stops, connections may still send the head of a request."""
         self.one_shot = threads > 1
         """A connection is armed for one event only, since another thread may poll while it is served."""
         self.idle_deadline = self.now + timeouts.keepalive
@@ -101,16 +105,25 @@ class Pool:
         self.watched[fd] = task
         self.poller.listen(fd)
 
-    def unwatch(self, fd: int) -> None:
-        """Forget ``fd``."""
-        if self.watched.pop(fd, None) is not None:
-            self.poller.unlisten(fd)
+    def unwatch(self, fd: int) -> bool:
+        """Forget ``fd``; False where it was not known."""
+        if self.watched.pop(fd, None) is None:
+            return False
+        self.poller.unlisten(fd)
+        return True
 
     def pause(self, listener: Listener) -> None:
         """Let ``listener`` wait a moment: the process is out of descriptors."""
-        self.unwatch(listener.sock.fileno())
-        self._paused.append(listener)
-        self.next_sweep = min(self.next_sweep, self.now + _PAUSE)
+        if self.unwatch(listener.sock.fileno()):  # else another thread has found out too
+            self._paused.append(listener)
+            self.sweep_by(self.clock() + _PAUSE)
+
+    def sweep_by(self, deadline: float) -> None:
+        """Have deadlines looked at by then, also where another thread waits in the poller already."""
+        with self._mutex:
+            self.next_sweep = min(self.next_sweep, deadline)
+        if self._polling:
+            os.write(self._wake_out, b"w")
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -130,14 +143,15 @@ class Pool:
         self._lead(me)
         for thread in others:
             thread.join(1.0)
+        self.unwatch(self._wake_in)
+        os.close(self._wake_in)
+        os.close(self._wake_out)
 
     def stop(self) -> None:
         """Take no new connection, close the idle ones, and let ``run`` return when the rest is served."""
+        self._fresh_until = self.clock() + _FRESH_GRACE
         self.stopping = True
-        limit = self.now + _FRESH_GRACE
-        for connection in list(self.connections.values()):
-            connection.deadline = min(connection.deadline, limit) if connection.in_head else connection.deadline
-        self.next_sweep = 0.0
+        self.sweep_by(0.0)
 
     def _lead(self, me: object) -> None:
         """Do what is ready, and lead or follow as it falls to this thread, until the pool has finished."""
@@ -153,9 +167,9 @@ class Pool:
             try:
                 task.on_ready()
             except Exception as error:  # noqa: BLE001  (a bug of ours costs its connection, never the thread)
-                self.log.error("a task of the pool failed", error)
+                self.log.failure("a task of the pool failed", error)
                 if isinstance(task, Connection):
-                    task.close()
+                    task.break_off()
             if self._leader is not me and not self._park(me):
                 return
 
@@ -198,19 +212,22 @@ class Pool:
 
     def _sweep(self, now: float) -> None:
         """Wake the connections whose deadline has passed; where the worker stops, those that only wait."""
+        self.next_sweep = _NEVER  # what other threads ask for from here on is not lost
         earliest = now + _STOP_EVERY if self.stopping else _NEVER
+        fresh = now < self._fresh_until
         for connection in list(self.connections.values()):
             if not connection.armed:
                 earliest = min(earliest, now + _BUSY_EVERY)  # it is being served: its deadline is not known yet
             elif not connection.expired:
-                if connection.deadline <= now or (self.stopping and connection.idle()):
+                if connection.deadline <= now or (self.stopping and connection.idle(fresh)):
                     connection.wake()
                 elif connection.deadline < earliest:
                     earliest = connection.deadline
-        for listener in self._paused:
+        paused, self._paused = self._paused, []
+        for listener in paused:
             listener.resume()
-        self._paused.clear()
-        self.next_sweep = earliest
+        if earliest != _NEVER:
+            self.sweep_by(earliest)
 
     def _finish(self) -> bool:
         """Whether all is served and every other thread parked; then let them go."""
@@ -218,6 +235,7 @@ class Pool:
             if self.connections or self.ready or len(self._parked) < self._threads - 1:
                 return False
             self._finished = True
+            self._polling = False
             for gate, _ in self._parked:
                 gate.release()
             self._parked.clear()

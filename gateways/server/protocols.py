@@ -6,7 +6,6 @@ The one place above the codecs that knows them by name.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
@@ -73,7 +72,7 @@ class Protocols:
 
 
 class DetectConnection(Connection):
-    """A connection on an ``auto`` listener until its first bytes tell the protocol; then another takes its socket over."""
+    """A connection on an ``auto`` listener until its first bytes tell the protocol; then another has its socket."""
 
     def __init__(self, pool: Pool, fd: int, peer: object, protocols: Protocols) -> None:
         super().__init__(pool, fd, _Unknown(), peer)
@@ -87,10 +86,11 @@ class DetectConnection(Connection):
             if not data and self._first:
                 raise TruncatedMessage("auto", "the peer closed before its protocol could be told")
             name = detect(self._first)
-            if name == "proxy":
-                raise RemoteProtocolError("auto", "the PROXY protocol is not accepted here")
         except RemoteProtocolError as error:
             self.failure = error
+            return
+        if name == "proxy":
+            self.failure = RemoteProtocolError("auto", "the PROXY protocol is not accepted here")
             return
         if not data:
             self.eof = True
@@ -102,8 +102,12 @@ class DetectConnection(Connection):
             if self.registered:
                 self.pool.connections[self.fd] = successor
             self.closed = True  # this one: the socket lives on
-            successor.take(self._first)
-            successor.proceed()
+            try:
+                successor.take(self._first)
+                successor.proceed()
+            except BaseException:
+                successor.break_off()
+                raise
 
     def proceed(self) -> None:
         """Wait for more bytes, or close; nothing where the socket has a new owner."""

@@ -30,9 +30,7 @@ def run_worker(
     """Serve until told to stop. ``wakeup`` is readable once a signal has come; raises WorkerBootError."""
     sys.path.insert(0, os.getcwd())
     application = load(settings.app)
-    app = WSGIApp(
-        application, log, mount=settings.mount, threads=settings.threads > 1, processes=settings.workers > 1
-    )
+    app = WSGIApp(application, log, mount=settings.mount, threads=settings.threads > 1, processes=settings.workers > 1)
     pool = Pool(
         app, log, threads=settings.threads, limits=settings.limits, timeouts=settings.timeouts,
         poller=make_poller(one_shot=settings.threads > 1),
@@ -62,8 +60,7 @@ class _Stop:
         self._pool.stop()
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
-            listener.on_ready()
-            listener.close()
+            listener.finish()
 
 
 def protocols_of(sock: socket.socket, settings: Settings) -> Protocols:

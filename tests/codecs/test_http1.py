@@ -796,7 +796,8 @@ bodies = st.none() | st.binary(max_size=40) | st.lists(st.binary(min_size=1, max
     st.lists(st.integers(0, 10_000), max_size=6),
 )
 def test_requests_round_trip(
-    requests: list[tuple[str, str, dict[str, str], bytes | list[bytes] | None]], cuts: list[int],
+    requests: list[tuple[str, str, dict[str, str], bytes | list[bytes] | None]],
+    cuts: list[int],
 ) -> None:
     wire = b""
     expected: list[Event] = []

@@ -1,0 +1,50 @@
+"""nginx-conf/: nginx takes every file without a word of complaint, and the README speaks of each."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+
+from tests.integration.conftest import Estate
+from tests.integration.fronts import NGINX_CONF
+from tests.servers import Nginx
+
+PROTOCOLS = ("fastcgi", "scgi", "uwsgi")
+
+
+@pytest.mark.parametrize("group", ["nginx-unix", "nginx-tcp"])
+def test_nginx_accepts_the_files(estate: Estate, group: str) -> None:
+    server = estate.group(group)
+    assert isinstance(server, Nginx)
+    done = subprocess.run([*server.argv, "-t"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "[warn]" not in done.stderr
+
+
+def test_the_readme_names_every_file() -> None:
+    readme = (NGINX_CONF / "README.md").read_text()
+    files = {file.name for file in NGINX_CONF.iterdir()} - {"README.md"}
+    assert {name for name in files if f"`{name}`" not in readme} == set()
+    assert {
+        name for name in re.findall(r"`([\w.-]+\.(?:conf|fastcgi|scgi|uwsgi|http))`", readme) if name not in files
+    } == set()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_parameters_are_the_stock_ones_less_what_deceives(protocol: str) -> None:
+    names = rf"^{protocol}_param\s+(\w+)"
+    ours = re.findall(names, (NGINX_CONF / f"gateways_params.{protocol}").read_text(), re.MULTILINE)
+    with open(Nginx.stock(f"{protocol}_params")) as file:
+        stock = set(re.findall(names, file.read(), re.MULTILINE))
+    assert len(ours) == len(set(ours)), "nginx sends a parameter as often as it is set"
+    assert stock - set(ours) <= {
+        "REMOTE_USER",
+        "SCRIPT_NAME",
+        "PATH_INFO",
+        "REDIRECT_STATUS",
+        "DOCUMENT_ROOT",
+        "HTTP_HOST",
+    }
+    assert {"REMOTE_USER", "SCRIPT_NAME", "PATH_INFO"}.isdisjoint(ours)

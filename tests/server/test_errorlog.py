@@ -1,0 +1,257 @@
+"""The server's own log: one line a fact, whatever a peer or an application puts into it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, strategies as st
+
+from gateways.body import RequestBody
+from gateways.codecs.events import Event, Request
+from gateways.server.errorlog import ErrorLog, configure, escape
+
+STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[\d+\] ([A-Z]+) (.*)")
+
+
+class NoMore:
+    def pull(self, body: RequestBody) -> None:
+        body.end()
+
+
+@dataclass
+class FakeExchange:
+    """What the log asks of a request."""
+
+    request: Request
+    body: RequestBody
+    protocol: str = "fastcgi"
+    peer: str = "10.0.0.9:4711"
+    error_output: bool = False
+
+    def send(self, event: Event) -> None:
+        raise AssertionError
+
+    def send_file(self, fd: int, offset: int, count: int) -> None:
+        raise AssertionError
+
+    def abandon(self) -> None:
+        raise AssertionError
+
+
+def exchange_of(**params: str) -> FakeExchange:
+    return FakeExchange(Request(1, params), RequestBody(-1, NoMore()))
+
+
+class Stderr(io.StringIO):
+    """Stands for stderr. Only within a test: pytest gives its phases a new one each."""
+
+    def configure(self, level: str) -> None:
+        with contextlib.redirect_stderr(self):
+            configure(level)
+
+
+@pytest.fixture
+def stderr() -> Iterator[Stderr]:
+    """Configure the log onto a stderr of its own; afterwards logging is as it was."""
+    logger = logging.getLogger("gateways")
+    before = logger.handlers[:], logger.propagate, logger.level
+    stream = Stderr()
+    stream.configure("info")
+    yield stream
+    logger.handlers[:], logger.propagate = before[:2]
+    logger.setLevel(before[2])
+
+
+def lines(stderr: Stderr) -> list[tuple[str, str]]:
+    """Return level and message of each line; fails where one does not start as the log's lines do."""
+    found = []
+    for line in stderr.getvalue().splitlines():
+        match = STAMP.fullmatch(line)
+        assert match is not None, line
+        found.append((match[1], match[2]))
+    return found
+
+
+# -- escape -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("", ""),
+        ("GET /a?b=c d", "GET /a?b=c d"),
+        ("a\nb", "a\\x0ab"),
+        ("a\r\n2026-01-01 00:00:00 [1] ERROR b", "a\\x0d\\x0a2026-01-01 00:00:00 [1] ERROR b"),
+        ("\x1b[2J", "\\x1b[2J"),
+        ("\0\t\x7f", "\\x00\\x09\\x7f"),
+        ("\x85\x9b", "\\x85\\x9b"),
+        ("a\\x0ab", "a\\x5cx0ab"),
+        ("caf\xc3\xa9", "caf\xc3\\xa9".replace("\\xa9", "\xa9")),
+        ("\u20ac", "\u20ac"),
+    ],
+)
+def test_escape(text: str, escaped: str) -> None:
+    assert escape(text) == escaped
+
+
+def test_escape_ends_what_is_too_long() -> None:
+    assert escape("a" * 10_000) == "a" * 2000
+    assert len(escape("\n" * 10_000)) == 8000
+
+
+@given(st.text())
+def test_escape_makes_one_line_that_can_be_read_back(text: str) -> None:
+    escaped = escape(text)
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", escaped)
+    assert re.sub(r"\\x(..)", lambda found: chr(int(found[1], 16)), escaped) == text
+
+
+# -- configure ----------------------------------------------------------------------------------------------------
+
+
+def test_a_line_has_date_process_and_level(stderr: Stderr) -> None:
+    ErrorLog().info("ready")
+    assert lines(stderr) == [("INFO", "ready")]
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [
+        ("debug", ["INFO", "WARNING", "ERROR"]),
+        ("info", ["INFO", "WARNING", "ERROR"]),
+        ("warning", ["WARNING", "ERROR"]),
+        ("error", ["ERROR"]),
+    ],
+)
+def test_levels(stderr: Stderr, level: str, shown: list[str]) -> None:
+    stderr.configure(level)
+    log = ErrorLog()
+    log.info("a")
+    log.warning("b")
+    log.failure("c")
+    assert [name for name, _ in lines(stderr)] == shown
+
+
+def test_configured_twice_a_line_is_written_once(stderr: Stderr) -> None:
+    stderr.configure("info")
+    stderr.configure("info")
+    ErrorLog().info("once")
+    assert len(lines(stderr)) == 1
+
+
+def test_the_root_logger_is_not_asked(stderr: Stderr) -> None:
+    seen = io.StringIO()
+    handler = logging.StreamHandler(seen)
+    logging.getLogger().addHandler(handler)
+    try:
+        ErrorLog().info("ours")
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert not seen.getvalue()
+    assert len(lines(stderr)) == 1
+
+
+def test_a_level_that_is_none(stderr: Stderr) -> None:
+    with pytest.raises(ValueError, match="LOUD"):
+        stderr.configure("loud")
+
+
+# -- what is said -------------------------------------------------------------------------------------------------
+
+
+def test_percent_signs_are_text(stderr: Stderr) -> None:
+    log = ErrorLog()
+    log.info("100%s")
+    log.warning("%d %(name)s")
+    log.failure("%")
+    log.refused("scgi", "%s", "%d")
+    log.notice(exchange_of(REQUEST_URI="/%s%41"), "%d")
+    assert [message for _, message in lines(stderr)] == [
+        "100%s",
+        "%d %(name)s",
+        "%",
+        "refused: scgi %s: %d",
+        "fastcgi 10.0.0.9:4711 - /%s%41: %d",
+    ]
+
+
+def test_refused(stderr: Stderr) -> None:
+    ErrorLog().refused("http", "10.0.0.1:1", "no Host")
+    assert lines(stderr) == [("WARNING", "refused: http 10.0.0.1:1: no Host")]
+
+
+@pytest.mark.parametrize(
+    ("params", "line"),
+    [
+        ({}, "fastcgi 10.0.0.9:4711 - "),
+        ({"REMOTE_ADDR": "::1", "REQUEST_METHOD": "PUT", "REQUEST_URI": "/a?b"}, "fastcgi ::1 PUT /a?b"),
+        ({"REMOTE_ADDR": "", "REQUEST_METHOD": "GET", "PATH_INFO": "/p"}, "fastcgi 10.0.0.9:4711 GET /p"),
+        ({"REQUEST_URI": "/u", "PATH_INFO": "/p"}, "fastcgi 10.0.0.9:4711 - /u"),
+    ],
+)
+def test_a_notice_names_the_request(stderr: Stderr, params: dict[str, str], line: str) -> None:
+    ErrorLog().notice(exchange_of(**params), "the reason")
+    assert lines(stderr) == [("WARNING", f"{line}: the reason")]
+
+
+FORGED = "x\n2026-01-01 00:00:00 [1] ERROR forged"
+
+
+def test_no_peer_can_forge_a_line(stderr: Stderr) -> None:
+    log = ErrorLog()
+    log.warning(FORGED)
+    log.refused(FORGED, FORGED, FORGED)
+    for name in ("REQUEST_METHOD", "REQUEST_URI", "PATH_INFO", "REMOTE_ADDR"):
+        log.notice(exchange_of(**{name: FORGED}), FORGED)
+        log.exception(exchange_of(**{name: FORGED}), FORGED, LookupError())  # noqa: LOG004  (no logging.Logger)
+    own = [line for line in stderr.getvalue().splitlines() if line != "LookupError"]
+    assert len(own) == 10
+    assert not any(line.endswith("] ERROR forged") and line.startswith("2026-01-01") for line in own)
+
+
+def test_an_exception_has_the_line_and_the_traceback(stderr: Stderr) -> None:
+    def boom() -> None:
+        raise LookupError("no such thing")
+
+    try:
+        boom()
+    except LookupError as error:
+        ErrorLog().exception(exchange_of(REQUEST_METHOD="GET", REQUEST_URI="/a"), "the application raised", error)
+    first, second, *rest = stderr.getvalue().splitlines()
+    match = STAMP.fullmatch(first)
+    assert match is not None
+    assert match.groups() == ("ERROR", "fastcgi 10.0.0.9:4711 GET /a: the application raised")
+    assert second == "Traceback (most recent call last):"
+    assert any("in boom" in line for line in rest)
+    assert rest[-1] == "LookupError: no such thing"
+
+
+def test_an_error_with_and_without_a_traceback(stderr: Stderr) -> None:
+    log = ErrorLog()
+    log.failure("plain")
+    log.failure("with one", ValueError("why"))
+    text = stderr.getvalue().splitlines()
+    assert len(text) == 3
+    assert text[2] == "ValueError: why"
+
+
+def test_output_is_as_the_application_wrote_it(stderr: Stderr) -> None:
+    log = ErrorLog()
+    with contextlib.redirect_stderr(stderr):
+        log.output("a\tb\n")
+        log.output("half")
+    assert stderr.getvalue() == "a\tb\nhalf"
+
+
+def test_output_is_flushed() -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, "utf-8", errors="backslashreplace")
+    with contextlib.redirect_stderr(stream):
+        ErrorLog().output("caf\xe9 \udc80")
+    assert raw.getvalue() == b"caf\xc3\xa9 \\udc80"

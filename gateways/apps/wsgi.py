@@ -179,6 +179,8 @@ class _Response:
     _bodiless: bool = False
     """No body belongs to the status (RFC 9110 sections 15.3.5 and 15.4.5) or to HEAD."""
     _head_sent: bool = False
+    _streaming: bool = False
+    """The head is out and the body has no length: blocks go as they come."""
     ended: bool = False
 
     def __init__(self, exchange: Exchange, log: Log, head_only: bool) -> None:
@@ -247,7 +249,10 @@ class _Response:
                 self._end()
             else:
                 for block in result:
-                    self.write(block)
+                    if self._streaming and type(block) is bytes and block:
+                        self._exchange.send(Body(self._stream, block))
+                    else:
+                        self.write(block)
                 errors.detach()
                 self._end()
         finally:
@@ -323,6 +328,7 @@ class _Response:
 
     def _send_head(self, data: bytes) -> None:
         self._head_sent = True
+        self._streaming = self._left < 0 and not self._bodiless
         self._exchange.send(ResponseHead(self._stream, self._status, self._headers, data))
 
     def _end(self) -> None:

@@ -6,9 +6,14 @@ A codec stands for one side of one connection. ``application side`` reads reques
 
 from __future__ import annotations
 
+from typing import Final
+
 from gateways.codecs.events import Event
 
-__all__ = ["Codec"]
+__all__ = ["RAW_SIZE", "Codec"]
+
+RAW_SIZE: Final = 1 << 30
+"""Codec.raw_size where the protocol puts nothing between the bytes of a body."""
 
 
 class Codec:
@@ -25,8 +30,8 @@ class Codec:
     """Requests of one connection may be answered in any order and at the same time."""
     closing: bool = False
     """Nothing more comes or goes after what ``send`` has returned so far: close the connection."""
-    raw_body: bool = False
-    """Response body bytes go to the wire as they are, so a file may be sent by ``os.sendfile``."""
+    raw_size: int = 0
+    """How many bytes of body the caller may write by itself at a time, announced by RawBody; 0 where it may not."""
 
     @property
     def buffered(self) -> int:

@@ -136,7 +136,10 @@ class ResponseHead:
 
 @dataclass(slots=True)
 class RawBody:
-    """To the wire, where ``raw_body`` is true: the caller itself writes ``size`` bytes of body next (os.sendfile)."""
+    """To the wire: the caller itself writes ``size`` bytes of body next (os.sendfile), after what ``send`` returns.
+
+    ``size`` is at most the codec's ``raw_size``.
+    """
 
     stream: int
     size: int

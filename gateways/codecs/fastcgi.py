@@ -31,6 +31,7 @@ from gateways.codecs.fastcgi_records import (
     FCGI_ABORT_REQUEST,
     FCGI_AUTHORIZER,
     FCGI_BEGIN_REQUEST,
+    FCGI_CHUNK,
     FCGI_END_REQUEST,
     FCGI_GET_VALUES,
     FCGI_GET_VALUES_RESULT,
@@ -49,6 +50,7 @@ from gateways.codecs.fastcgi_records import (
     FCGI_UNKNOWN_TYPE,
     FCGI_VERSION_1,
     record,
+    record_header,
     stream_records,
 )
 from gateways.codecs.pairs import content_length, encode_fastcgi_pairs, fastcgi_list, parse_fastcgi_pairs
@@ -97,6 +99,7 @@ class FastCGICodec(Codec):
 
     protocol: str = "fastcgi"
     multiplexed: bool = True
+    raw_size: int = FCGI_CHUNK
 
     _buffer: bytes = b""
     _close_after: bool = False
@@ -343,7 +346,10 @@ class FastCGICodec(Codec):
             return data + self._end_request(number, 0) if event.end else data
         if isinstance(event, Body):
             self._check_active(event.stream)
-            return stream_records(FCGI_STDOUT, event.stream, event.data)
+            block = event.data
+            if 0 < len(block) <= FCGI_MAX_LENGTH:
+                return record(FCGI_STDOUT, event.stream, block)
+            return stream_records(FCGI_STDOUT, event.stream, block)
         if isinstance(event, EndOfResponse):
             return self._end_request(event.stream, event.app_status)
         if isinstance(event, ErrorOutput):
@@ -352,7 +358,10 @@ class FastCGICodec(Codec):
         if isinstance(event, Request):
             raise LocalProtocolError("fastcgi", "the application side sends no requests")
         if isinstance(event, RawBody):
-            raise LocalProtocolError("fastcgi", "a body goes out in records, never past the codec")
+            self._check_active(event.stream)
+            if not 0 < event.size <= FCGI_CHUNK:
+                raise LocalProtocolError("fastcgi", f"a record cannot hold {event.size} bytes")
+            return record_header(FCGI_STDOUT, event.stream, event.size)
         return b""
 
     def _check_active(self, number: int) -> None:

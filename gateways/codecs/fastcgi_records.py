@@ -10,6 +10,7 @@ __all__ = [
     "FCGI_AUTHORIZER",
     "FCGI_BEGIN_REQUEST",
     "FCGI_CANT_MPX_CONN",
+    "FCGI_CHUNK",
     "FCGI_DATA",
     "FCGI_END_REQUEST",
     "FCGI_FILTER",
@@ -30,6 +31,7 @@ __all__ = [
     "FCGI_UNKNOWN_TYPE",
     "FCGI_VERSION_1",
     "record",
+    "record_header",
     "stream_records",
 ]
 
@@ -62,7 +64,13 @@ FCGI_OVERLOADED: Final = 2
 FCGI_UNKNOWN_ROLE: Final = 3
 
 _header: Final = struct.Struct(">BBHHxx").pack  # version, type, requestId, contentLength; no padding
-_CHUNK: Final = 0xFFF8  # the longest content that needs no padding to a multiple of 8
+FCGI_CHUNK: Final = 0xFFF8
+"""The longest content that is a multiple of 8: what the specification recommends without padding (section 3.3)."""
+
+
+def record_header(kind: int, stream: int, size: int) -> bytes:
+    """Return the header of a record of ``size`` bytes without padding."""
+    return _header(FCGI_VERSION_1, kind, stream, size)
 
 
 def record(kind: int, stream: int, content: bytes = b"") -> bytes:
@@ -74,4 +82,4 @@ def stream_records(kind: int, stream: int, data: bytes) -> bytes:
     """Return ``data`` as records of a stream, without the empty record that ends it."""
     if len(data) <= FCGI_MAX_LENGTH:
         return record(kind, stream, data) if data else b""
-    return b"".join([record(kind, stream, data[at : at + _CHUNK]) for at in range(0, len(data), _CHUNK)])
+    return b"".join([record(kind, stream, data[at : at + FCGI_CHUNK]) for at in range(0, len(data), FCGI_CHUNK)])

@@ -17,7 +17,7 @@ from typing import Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from gateways.codecs import Codec
+from gateways.codecs import RAW_SIZE, Codec
 from gateways.codecs.cgi import encode_head
 from gateways.codecs.events import (
     Body,
@@ -338,7 +338,7 @@ class HTTP1Codec(Codec):
             return self._body(exchange, event.data)
         if isinstance(event, EndOfResponse):
             return self._end(exchange)
-        if not self.raw_body:
+        if not self.raw_size:
             raise _local("a body that goes past the codec, where it must not go as it is")
         self._count(exchange, event.size)
         return b""
@@ -392,7 +392,7 @@ class HTTP1Codec(Codec):
         exchange.left = left
         exchange.keep = keep
         self._last = self._last or not keep
-        self.raw_body = framing == _LENGTH or framing == _UNTIL_CLOSE
+        self.raw_size = RAW_SIZE if framing == _LENGTH or framing == _UNTIL_CLOSE else 0
         data += self._body(exchange, event.content)
         return data + self._end(exchange) if event.end else data
 
@@ -412,7 +412,7 @@ class HTTP1Codec(Codec):
 
     def _end(self, exchange: _Exchange) -> bytes:
         exchange.answered = True
-        self.raw_body = False
+        self.raw_size = 0
         self._exchanges.popleft()
         if exchange.left or not exchange.keep:  # what is left would be taken from the next response
             exchange.keep = False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateways.codecs import Codec
+from gateways.codecs import RAW_SIZE, Codec
 from gateways.codecs.cgi import encode_head
 from gateways.codecs.events import Body, Closed, EndOfBody, EndOfResponse, Event, Request, ResponseHead
 from gateways.codecs.pairs import content_length
@@ -27,7 +27,7 @@ _END_OF_BODY: Final = EndOfBody(1)
 class SingleRequestCodec(Codec):
     """The application side of a protocol with one request a connection; subclasses read the head."""
 
-    raw_body: bool = True
+    raw_size: int = RAW_SIZE
     status_prefix: str = "Status: "
     """How the response's first line starts."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import struct
 from collections.abc import Iterable
 from os import read, write
 from typing import TYPE_CHECKING, Final
@@ -36,8 +37,6 @@ __all__ = ["Connection", "Exchange"]
 
 READ_SIZE: Final = 65_536
 _LONG_HEAD: Final = 4096  # bytes: nginx's default fastcgi_buffer_size and the like, one memory page
-_FILE_BLOCK: Final = 65_528  # the longest FastCGI record that needs no padding
-_SENDFILE_MOST: Final = 1 << 30
 
 
 class Exchange:
@@ -95,12 +94,13 @@ class Exchange:
     def send_file(self, fd: int, offset: int, count: int) -> None:
         """Write part of an open file as body; raises PeerClosed, and LocalProtocolError where it is too short."""
         connection = self.connection
-        if connection.codec.raw_body:
-            connection.codec.send(RawBody(self.request.stream, count))
-            connection.send_file(fd, offset, count)
-            return
+        while count and (most := connection.codec.raw_size):
+            size = min(count, most)
+            connection.send_raw(RawBody(self.request.stream, size), fd, offset)
+            offset += size
+            count -= size
         while count:
-            data = os.pread(fd, min(count, _FILE_BLOCK), offset)
+            data = os.pread(fd, min(count, READ_SIZE), offset)
             if not data:
                 raise LocalProtocolError(self.protocol, "the file became shorter while it was sent")
             self.send(Body(self.request.stream, data))
@@ -350,17 +350,23 @@ class Connection:
         if not wait_for(self.fd, select.POLLOUT, self.pool.timeouts.write):
             raise PeerClosed(f"the peer took no byte of the response for {self.pool.timeouts.write:g} s")
 
-    def send_file(self, fd: int, offset: int, count: int) -> None:
+    def send_raw(self, event: RawBody, fd: int, offset: int) -> None:
         """Write part of an open file by os.sendfile; raises PeerClosed, LocalProtocolError where it is too short."""
+        header = self.codec.send(event)
+        if header:
+            Connection.write(self, header)
+        count = event.size
         while count:
             try:
-                sent = os.sendfile(self.fd, fd, offset, min(count, _SENDFILE_MOST))
+                sent = os.sendfile(self.fd, fd, offset, count)
             except BlockingIOError:
                 self._wait_writable()
                 continue
             except OSError as error:
                 raise PeerClosed(f"the peer went away: {error.strerror}") from None
             if sent == 0:
+                if header:  # what has been announced must come, or nobody finds the next record
+                    Connection.write(self, bytes(count))
                 raise LocalProtocolError(self.codec.protocol, "the file became shorter while it was sent")
             offset += sent
             count -= sent
@@ -429,13 +435,19 @@ class Connection:
         exchange.ended = True
         if self.closed:
             return
+        self.reset_on_close()
+        self.close()
+
+    def reset_on_close(self) -> bool:
+        """Make the close a reset; False where the socket knows no such thing (a unix socket)."""
         sock = socket.socket(fileno=self.fd)
         try:
-            if sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+            if sock.family == socket.AF_UNIX:
+                return False
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         finally:
             sock.detach()
-        self.close()
+        return True
 
     def reset(self, error: OSError) -> None:
         """The peer has reset the connection."""

@@ -6,12 +6,13 @@ all their bodies are whole. While one is not, whichever thread waits for a body 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from gateways.body import RequestBody
-from gateways.codecs.events import Abort, Body, EndOfBody, EndOfResponse, Event, Refused, Request
+from gateways.codecs.events import Abort, Body, EndOfBody, EndOfResponse, Event, RawBody, Refused, Request
 from gateways.codecs.refusal import error_response
 from gateways.errors import BodyError, LocalProtocolError, PeerClosed, RemoteProtocolError
 from gateways.server.connection import Connection, Exchange
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["MultiplexConnection"]
 
 _NEVER: Final = float("inf")
+_NO_RECORD: Final = b"\xff" * 8  # its version is 255
 
 
 class MultiplexConnection(Connection):
@@ -169,16 +171,21 @@ class MultiplexConnection(Connection):
         self.answered(exchange)
 
     def abandon(self, exchange: Exchange) -> None:
-        """Give a response up: close without FCGI_END_REQUEST, the one sign of it that web servers heed.
+        """Give a response up: break the connection without FCGI_END_REQUEST.
 
-        Where other requests would be lost with the connection, appStatus 1 must do.
+        nginx takes a plain close for a good end unless it has asked for FCGI_KEEP_CONN, and heeds no appStatus. A
+        reset it understands, and where there is none (a unix socket) a record that is none. Where other requests
+        would be lost with the connection, appStatus 1 must do.
         """
         exchange.ended = True
         if len(self.exchanges) > 1:
             self._give_up(exchange)
-        else:
-            self.eof = True
-            self.answered(exchange)
+            return
+        self.eof = True
+        if not self.reset_on_close():
+            with contextlib.suppress(PeerClosed):
+                self.write(_NO_RECORD)
+        self.answered(exchange)
 
     def _settle(self) -> None:
         """Decide, with the lock held, who owns the reading side next: the poller, a serving thread, or nobody."""
@@ -313,6 +320,18 @@ class MultiplexConnection(Connection):
             if other.body.held > most and other.started and not other.ended and other.body not in self.pulling:
                 return True
         return False
+
+    def send_raw(self, event: RawBody, fd: int, offset: int) -> None:
+        """Write a record from an open file, one thread at a time; raises PeerClosed, LocalProtocolError."""
+        with self.write_lock:
+            if self.broken:
+                raise PeerClosed("the peer went away, or stood still, while another response was written")
+            try:
+                super().send_raw(event, fd, offset)
+            except PeerClosed:
+                self.broken = True
+                self.eof = True
+                raise
 
     def write(self, data: bytes) -> None:
         """Write whole records, one thread at a time; raises PeerClosed."""

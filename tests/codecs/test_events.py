@@ -41,7 +41,7 @@ def test_what_is_not_said() -> None:
 
 def test_a_codec_that_does_nothing() -> None:
     codec = Codec()
-    assert (codec.protocol, codec.multiplexed, codec.closing, codec.raw_body) == ("", False, False, False)
+    assert (codec.protocol, codec.multiplexed, codec.closing, codec.raw_size) == ("", False, False, 0)
     assert (codec.buffered, codec.error_stream, codec.data_to_send()) == (0, 0, b"")
     with pytest.raises(NotImplementedError):
         codec.feed(b"")

@@ -624,7 +624,7 @@ def started(*parts: bytes, limits: Limits = DEFAULT_LIMITS) -> FastCGICodec:
 
 def test_what_the_protocol_is() -> None:
     codec = FastCGICodec()
-    assert (codec.protocol, codec.multiplexed, codec.raw_body, codec.closing) == ("fastcgi", True, False, False)
+    assert (codec.protocol, codec.multiplexed, codec.raw_size, codec.closing) == ("fastcgi", True, 65_528, False)
     assert (codec.buffered, codec.error_stream, codec.data_to_send()) == (0, 0, b"")
     assert codec.feed(b"") == []
     assert codec.feed_eof() == [Closed()]
@@ -861,7 +861,9 @@ def test_streams_that_are_not_active(stream: int, event: ResponseHead | Body | E
     "event",
     [
         Request(1, {}),
-        RawBody(1, 5),  # raw_body is false
+        RawBody(1, 0),
+        RawBody(1, 65_529),  # more than raw_size
+        RawBody(2, 5),
         ResponseHead(1, "200 OK", [("A", "b\r\nc: d")]),
         ResponseHead(1, "200 OK\n"),
         ResponseHead(1, "200 OK", [("A", "٣")], b"", end=True),
@@ -872,6 +874,12 @@ def test_events_that_are_forbidden(event: Event) -> None:
     with pytest.raises(LocalProtocolError):
         codec.send(event)
     assert records(codec.send(EndOfResponse(1))) == ended(1)  # a head that failed has not ended the request
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 65_528])
+def test_raw_body_is_announced_by_a_header(size: int) -> None:
+    codec = started(request(1))
+    assert codec.send(RawBody(1, size)) == bytes((1, 6, 0, 1, size >> 8, size & 255, 0, 0))
 
 
 @pytest.mark.parametrize("event", [Continue(1), EndOfBody(1), Abort(1), Closed(), Refused(1, MalformedMessage("", ""))])
@@ -901,6 +909,8 @@ def test_sending_fails_as_ours_alone(events: list[Event]) -> None:
             data = codec.send(event)
         except LocalProtocolError:
             continue
+        if isinstance(event, RawBody):  # the content is the caller's
+            data += bytes(event.size)
         assert all(1 <= each.stream <= 3 for each in records(data))
 
 

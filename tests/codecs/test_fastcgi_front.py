@@ -402,7 +402,7 @@ def test_unknown_types() -> None:
 def test_properties() -> None:
     codec = FastCGIFrontCodec()
     assert FRONT_CODECS["fastcgi"] is FastCGIFrontCodec
-    assert (codec.protocol, codec.multiplexed, codec.raw_body, codec.error_stream) == ("fastcgi", True, False, 0)
+    assert (codec.protocol, codec.multiplexed, codec.raw_size, codec.error_stream) == ("fastcgi", True, 0, 0)
     codec.send(Request(1, {}))
     codec.feed(out(b"A: b") + b"\1\6\0")
     assert (codec.buffered, codec.active) == (7, 1)

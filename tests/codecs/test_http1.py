@@ -205,7 +205,7 @@ ALL_REQUESTS: Final = REQUESTS | LAST_REQUESTS
 
 def test_is_a_codec() -> None:
     codec: Codec = HTTP1Codec()
-    assert (codec.protocol, codec.multiplexed, codec.closing, codec.raw_body) == ("http", False, False, False)
+    assert (codec.protocol, codec.multiplexed, codec.closing, codec.raw_size) == ("http", False, False, 0)
     assert codec.data_to_send() == b""
 
 
@@ -585,7 +585,7 @@ def test_responses(data: bytes, events: list[Event], wire: bytes, closing: bool)
     codec = HTTP1Codec()
     codec.feed(data)
     assert b"".join(map(codec.send, events)) == wire
-    assert (codec.closing, codec.raw_body) == (closing, False)
+    assert (codec.closing, codec.raw_size) == (closing, 0)
     assert bool(codec.feed(GET)) is not closing
 
 
@@ -600,14 +600,14 @@ def test_responses(data: bytes, events: list[Event], wire: bytes, closing: bool)
         (HEAD_REQUEST, [], False),
     ],
 )
-def test_raw_body(data: bytes, fields: list[tuple[str, str]], raw: bool) -> None:
+def test_raw_size(data: bytes, fields: list[tuple[str, str]], raw: bool) -> None:
     codec = HTTP1Codec()
     codec.feed(data)
-    assert not codec.raw_body
+    assert not codec.raw_size
     codec.send(ResponseHead(1, "200 OK", fields))
-    assert codec.raw_body is raw
+    assert bool(codec.raw_size) is raw
     codec.send(EndOfResponse(1))
-    assert not codec.raw_body
+    assert not codec.raw_size
 
 
 def test_bytes_sent_past_the_codec_count() -> None:

@@ -227,8 +227,8 @@ def test_closed_before_anything(kind: Kind) -> None:
 def test_properties(kind: Kind) -> None:
     codec = kind()
     assert FRONT_CODECS[codec.protocol] is kind
-    assert (codec.multiplexed, codec.raw_body, codec.error_stream, codec.active, codec.closing) == (
-        False, False, 0, 0, False,
+    assert (codec.multiplexed, codec.raw_size, codec.error_stream, codec.active, codec.closing) == (
+        False, 0, 0, 0, False,
     )  # fmt: skip
     codec.send(Request(1, {}))
     codec.feed(b"A: b")

@@ -47,8 +47,8 @@ def test_an_application(site: Site, framework: str) -> None:
     assert answer.status == 204
     cookie = (answer["Set-Cookie"] or "").partition(";")[0]
     assert cookie
-    answer = site.ask(f"{base}/whoami", headers=[("Cookie", "other=1"), ("Cookie", cookie)])
-    assert answer.body == (b"me" if site.front.server != "apache" else answer.body)  # which joins them with a comma
+    if site.front.server != "apache":  # which joins two Cookie fields with a comma
+        assert site.ask(f"{base}/whoami", headers=[("Cookie", "other=1"), ("Cookie", cookie)]).body == b"me"
     assert site.ask(f"{base}/whoami", headers=[("Cookie", cookie)]).body == b"me"
 
     answer = site.ask(f"{base}/go")

@@ -142,13 +142,14 @@ def test_a_response_that_is_cut_is_seen_to_be(site: Site) -> None:
     kinds = [(do, arg) for do, arg in kinds if can_be_seen(site.front, arg)]
     with ThreadPoolExecutor(len(kinds)) as pool:
         runs = {
-            kind: pool.submit(site.curl, "-m", "8", "-H", f"X-Do: {kind[0]}", "-H", f"X-Arg: {kind[1]}")
+            kind: pool.submit(site.curl, "-f", "-m", "8", "-H", f"X-Do: {kind[0]}", "-H", f"X-Arg: {kind[1]}")
             for kind in kinds
         }
         done = {kind: run.result() for kind, run in runs.items()}
     assert not any(b"secret" in run.stdout for run in done.values())
-    # curl's codes: fewer bytes than promised, nothing at all, reset. 28 would be a client that waits for more.
-    assert {kind: run.returncode for kind, run in done.items() if run.returncode not in (18, 52, 56)} == {}
+    # curl's codes: fewer bytes than promised, an error status (Apache, where the reset comes before it has read the
+    # head), nothing at all, reset. 28 would be a client that waits for more.
+    assert {kind: run.returncode for kind, run in done.items() if run.returncode not in (18, 22, 52, 56)} == {}
 
 
 @each

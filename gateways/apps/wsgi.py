@@ -81,7 +81,8 @@ class FileWrapper:
 class ErrorStream:
     """``wsgi.errors``: whole lines go to the web server's log where the protocol has a way there, else to ours."""
 
-    _text: str = ""
+    text: str = ""
+    """What was written and not sent."""
 
     def __init__(self, exchange: Exchange | None, log: Log) -> None:
         self._exchange = exchange
@@ -89,8 +90,8 @@ class ErrorStream:
 
     def write(self, text: str, /) -> int:
         """Take text; returns its length."""
-        self._text += text
-        if len(self._text) > 4096 or text.endswith("\n"):
+        self.text += text
+        if len(self.text) > 4096 or text.endswith("\n"):
             self.flush()
         return len(text)
 
@@ -101,10 +102,10 @@ class ErrorStream:
 
     def flush(self) -> None:
         """Send what was written."""
-        text = self._text
+        text = self.text
         if not text:
             return
-        self._text = ""
+        self.text = ""
         exchange = self._exchange
         if exchange is not None:
             try:
@@ -115,7 +116,7 @@ class ErrorStream:
             self._log.output(text)
 
     def detach(self) -> None:
-        """Send what was written; what comes later, when the response has ended, goes to our log."""
+        """The request is over: what is left, and what comes later, goes to our log; no circle of references is left."""
         self.flush()
         self._exchange = None
 
@@ -159,15 +160,16 @@ class WSGIApp:
         except PeerClosed as error:
             self._log.notice(exchange, str(error))
         except (BodyError, RemoteProtocolError) as error:
-            errors.detach()
+            errors.flush()
             self._log.notice(exchange, str(error))
             response.fail(error.status_hint)
         except BaseException as error:  # noqa: BLE001  (an application may raise anything: SystemExit too)
-            errors.detach()
+            errors.flush()
             self._log.exception(exchange, "the application raised", error)
             response.fail(500)
         finally:
-            errors.detach()
+            if errors.text or exchange.error_output:
+                errors.detach()
 
 
 class _Response:
@@ -242,10 +244,11 @@ class _Response:
         try:
             if (type(result) is list or type(result) is tuple) and len(result) == 1 and not self._head_sent:
                 block = result[0]
-                errors.detach()
+                if errors.text:
+                    errors.flush()
                 self._send_whole(block if type(block) is bytes else _as_bytes(block))
             elif isinstance(result, FileWrapper) and self._send_file(result):
-                errors.detach()
+                errors.flush()
                 self._end()
             else:
                 for block in result:
@@ -253,7 +256,7 @@ class _Response:
                         self._exchange.send(Body(self._stream, block))
                     else:
                         self.write(block)
-                errors.detach()
+                errors.flush()
                 self._end()
         finally:
             if type(result) is not list:  # to find that it has none would cost more than all the rest here

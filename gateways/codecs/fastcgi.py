@@ -28,10 +28,10 @@ from gateways.codecs.events import (
     ResponseHead,
 )
 from gateways.codecs.fastcgi_records import (
+    CONTENT_CHUNK,
     FCGI_ABORT_REQUEST,
     FCGI_AUTHORIZER,
     FCGI_BEGIN_REQUEST,
-    FCGI_CHUNK,
     FCGI_END_REQUEST,
     FCGI_GET_VALUES,
     FCGI_GET_VALUES_RESULT,
@@ -99,7 +99,7 @@ class FastCGICodec(Codec):
 
     protocol: str = "fastcgi"
     multiplexed: bool = True
-    raw_size: int = FCGI_CHUNK
+    raw_size: int = CONTENT_CHUNK
 
     _buffer: bytes = b""
     _close_after: bool = False
@@ -359,7 +359,7 @@ class FastCGICodec(Codec):
             raise LocalProtocolError("fastcgi", "the application side sends no requests")
         if isinstance(event, RawBody):
             self._check_active(event.stream)
-            if not 0 < event.size <= FCGI_CHUNK:
+            if not 0 < event.size <= CONTENT_CHUNK:
                 raise LocalProtocolError("fastcgi", f"a record cannot hold {event.size} bytes")
             return record_header(FCGI_STDOUT, event.stream, event.size)
         return b""

@@ -6,11 +6,11 @@ import struct
 from typing import Final
 
 __all__ = [
+    "CONTENT_CHUNK",
     "FCGI_ABORT_REQUEST",
     "FCGI_AUTHORIZER",
     "FCGI_BEGIN_REQUEST",
     "FCGI_CANT_MPX_CONN",
-    "FCGI_CHUNK",
     "FCGI_DATA",
     "FCGI_END_REQUEST",
     "FCGI_FILTER",
@@ -64,7 +64,7 @@ FCGI_OVERLOADED: Final = 2
 FCGI_UNKNOWN_ROLE: Final = 3
 
 _header: Final = struct.Struct(">BBHHxx").pack  # version, type, requestId, contentLength; no padding
-FCGI_CHUNK: Final = 0xFFF8
+CONTENT_CHUNK: Final = 0xFFF8
 """The longest content that is a multiple of 8: what the specification recommends without padding (section 3.3)."""
 
 
@@ -82,4 +82,4 @@ def stream_records(kind: int, stream: int, data: bytes) -> bytes:
     """Return ``data`` as records of a stream, without the empty record that ends it."""
     if len(data) <= FCGI_MAX_LENGTH:
         return record(kind, stream, data) if data else b""
-    return b"".join([record(kind, stream, data[at : at + FCGI_CHUNK]) for at in range(0, len(data), FCGI_CHUNK)])
+    return b"".join([record(kind, stream, data[at : at + CONTENT_CHUNK]) for at in range(0, len(data), CONTENT_CHUNK)])

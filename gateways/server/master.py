@@ -178,6 +178,8 @@ class Master:
         if self._stopping_since is None:
             self._stopping_since = time.monotonic()
             self._log.info(f"{why}: finishing what runs, at most {self._graceful:g} s")
+            for _, sock in self._sockets:  # the workers close theirs too: web servers are refused at once, and go elsewhere
+                sock.close()
         for worker in self._workers.values():
             if not worker.told:
                 worker.told = True

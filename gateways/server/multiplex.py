@@ -223,6 +223,12 @@ class MultiplexConnection(Connection):
         self.reading = True
         super().wait()
 
+    def await_head(self) -> None:
+        """A request has begun, and its head is not whole: that starts its deadline, whatever else is served."""
+        if not self.in_head and (self.codec.error_stream or (not self.exchanges and self.codec.buffered)):
+            self.in_head = True
+            self.deadline = self.pool.clock() + self.pool.timeouts.head
+
     def idle(self, fresh: bool) -> bool:
         """Nothing is under way: kept open between two requests, or ``fresh`` is False and none has come."""
         return not self.exchanges and super().idle(fresh)

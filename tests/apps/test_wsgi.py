@@ -69,6 +69,8 @@ class FakeExchange:
 
     def send(self, event: Event) -> None:
         assert event.stream == 7  # type: ignore[union-attr]  # all but Closed have one
+        if self.ended and isinstance(event, ErrorOutput):
+            raise LocalProtocolError(self.protocol, "the response has ended")
         assert not self.ended, f"{event} after the end"
         if isinstance(event, ResponseHead):
             assert self.head is None, "a second head"

@@ -30,7 +30,7 @@ __all__ = [
 PROTOCOLS: Final = ("fastcgi", "scgi", "uwsgi", "http")
 SECONDS: Final = 10.0
 """The deadline of everything that a test waits for."""
-Address: TypeAlias = str | tuple[str, int]
+Address: TypeAlias = str | bytes | tuple[str, int]
 
 
 @dataclass
@@ -147,7 +147,7 @@ class Peer:
 
     def __init__(self, address: Address, protocol: str = "http", *, receive_buffer: int = 0) -> None:
         self.protocol = protocol
-        self.sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
+        self.sock = socket.socket(socket.AF_INET if isinstance(address, tuple) else socket.AF_UNIX)
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(SECONDS)

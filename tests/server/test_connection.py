@@ -464,7 +464,8 @@ def test_unread_body_is_drained_so_long_and_no_longer(protocol: str, threads: in
         start = time.monotonic()
         peer.send(head_of(protocol, length=1_000))
         assert answer_of(protocol, peer.read()).status == 200
-        within(lambda: not served.open_connections(), "it is closed")
+        served.await_connections(1)
+        served.await_connections(0)
         assert QUICK / 2 < time.monotonic() - start < 2
 
 

@@ -1,0 +1,336 @@
+"""The process that starts, watches, replaces and stops the workers: real servers, real signals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.server.peers import Peer, request
+from tests.server.processes import SOURCE, App, children, descriptors, gone, needs_proc, served
+from tests.servers import open_directory, wait_until
+
+
+def run(*arguments: str, directory: str) -> subprocess.CompletedProcess[str]:
+    """Run a ``gateways serve`` that ends by itself."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GATEWAYS_")}
+    return subprocess.run(
+        [sys.executable, "-m", "gateways", "serve", *arguments],
+        cwd=directory,
+        env=environment | {"STEER": directory},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+def wait_request(server: App) -> Peer:
+    """Return a peer whose request is being served until the file ``go`` is there."""
+    peer = server.peer()
+    peer.send(request("http", "/wait"))
+    server.await_file("waiting")
+    return peer
+
+
+# -- stopping ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_stops_when_asked(number: signal.Signals) -> None:
+    with served("--workers", "2", "--threads", "2") as server:
+        assert server.get().startswith(b"pid ")
+        workers = server.workers()
+        start = time.monotonic()
+        assert server.stop(number) == 0
+        assert time.monotonic() - start < 2
+        assert all(gone(pid) for pid in workers)
+        assert f"{number.name}: finishing what runs" in server.text()
+        assert "Traceback" not in server.text()
+
+
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_running_requests_are_finished(threads: str) -> None:
+    with served("--threads", threads) as server, wait_request(server) as peer:
+        os.kill(server.pid, signal.SIGTERM)
+        server.await_log("finishing what runs")
+        assert not peer.is_closed()
+        server.touch("go")
+        assert peer.answer().status == 200
+        assert server.wait() == 0
+        assert "killed" not in server.text()
+
+
+def test_nobody_new_is_let_in_meanwhile() -> None:
+    """A web server is refused at once, instead of waiting in a backlog that nobody will look at."""
+    with served("--workers", "2", "--threads", "2") as server, wait_request(server) as peer:
+        os.kill(server.pid, signal.SIGTERM)
+
+        def refused() -> bool:
+            results = []
+            for kind in ("unix", "tcp"):
+                with contextlib.suppress(ConnectionError), server.peer(kind=kind) as late:
+                    late.sock.settimeout(0.01)
+                    with contextlib.suppress(TimeoutError, ConnectionError):
+                        late.sock.recv(1)
+                    results.append(kind)
+            return not results
+
+        wait_until(refused, "new connections are refused")
+        server.touch("go")
+        assert peer.answer().status == 200
+        assert server.wait() == 0
+
+
+def test_asked_twice_it_stops_at_once() -> None:
+    with served() as server, wait_request(server) as peer:
+        os.kill(server.pid, signal.SIGINT)
+        server.await_log("finishing what runs")
+        start = time.monotonic()
+        os.kill(server.pid, signal.SIGINT)
+        assert server.wait() == 0
+        assert time.monotonic() - start < 2
+        assert peer.read() == b""
+
+
+def test_graceful_timeout() -> None:
+    with served("--workers", "2", "--graceful-timeout", "300ms") as server, contextlib.ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(wait_request(server))
+        workers = server.workers()
+        start = time.monotonic()
+        assert server.stop() == 0
+        assert 0.25 < time.monotonic() - start < 3
+        assert all(gone(pid) for pid in workers)
+        killed = server.text().count("still busy 0.3 s after it was told to stop")
+        assert 1 <= killed <= 2, "each is told of once"
+
+
+@needs_proc
+def test_master_killed() -> None:
+    """The workers learn of it, and leave."""
+    with served("--workers", "2") as server:
+        workers = server.workers()
+        server.kill()
+        wait_until(lambda: all(gone(pid) for pid in workers), "the workers are gone")
+
+
+def test_master_killed_while_a_request_is_served() -> None:
+    with served("--threads", "2") as server, wait_request(server) as peer:
+        (worker,) = server.workers()
+        server.kill()
+        time.sleep(0.05)
+        server.touch("go")
+        assert peer.answer().status == 200
+        wait_until(lambda: gone(worker), "the worker is gone")
+
+
+# -- replacing --------------------------------------------------------------------------------------------------------
+
+
+def test_killed_worker_is_replaced_while_others_serve() -> None:
+    with served("--workers", "2") as server:
+        first, second = server.workers()
+        os.kill(first, signal.SIGKILL)
+        for _ in range(20):
+            assert server.get().startswith(b"pid ")
+        _, _, third = server.await_ready(3)
+        assert f"worker {first} was killed by SIGKILL; it is replaced" in server.text()
+        os.kill(second, signal.SIGKILL)
+        _, _, _, fourth = server.await_ready(4)
+        pids = {b"pid %d" % third, b"pid %d" % fourth}
+        assert server.get() in pids
+
+
+def test_worker_that_ends_itself_is_replaced() -> None:
+    with served() as server:
+        with server.peer() as peer:
+            peer.send(request("http", "/die"))
+            assert peer.read() == b""
+        server.await_ready(2)
+        assert "ended with exit code 9; it is replaced" in server.text()
+        assert server.get().startswith(b"pid ")
+
+
+@pytest.mark.parametrize("trouble", ["broken", "deadly"])
+def test_back_off_while_the_application_does_not_load(trouble: str) -> None:
+    """It has worked once, so it may work again: it is tried, ever more seldom."""
+    with served() as server:
+        (worker,) = server.workers()
+        server.touch(trouble)
+        start = time.monotonic()
+        os.kill(worker, signal.SIGKILL)
+        server.await_log("next try in 0.5 s")
+        server.await_log("next try in 1 s")
+        assert time.monotonic() - start > 0.45
+        (server.directory / trouble).unlink()
+        server.await_ready(2)
+        assert server.get().startswith(b"pid ")
+        text = server.text()
+        if trouble == "broken":
+            assert text.count("RuntimeError: broken on purpose") >= 2
+        else:
+            assert "ended with exit code 9 before it was ready" in text
+        assert server.stop() == 0
+
+
+def test_stopped_between_two_tries() -> None:
+    with served() as server:
+        (worker,) = server.workers()
+        server.touch("broken")
+        os.kill(worker, signal.SIGKILL)
+        server.await_log("next try in 0.5 s")
+        start = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - start < 2
+
+
+def test_boot_timeout_of_a_later_worker() -> None:
+    with served("--workers", "2", "--boot-timeout", "300ms") as server:
+        first, _ = server.workers()
+        server.touch("hang")
+        os.kill(first, signal.SIGKILL)
+        server.await_log("not ready 0.3 s after its start (--boot-timeout); killed")
+        server.await_log("next try in 0.5 s")
+        assert server.get().startswith(b"pid ")
+        (server.directory / "hang").unlink()
+        server.await_ready(3)
+
+
+# -- a start that fails -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("app", ["no_such_module:app", "steered_app:no_such_name"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_application_not_found(app: str, workers: str) -> None:
+    with open_directory() as directory:
+        (directory / "steered_app.py").write_text("app = print\n")
+        found = run(app, "--workers", workers, "--http", f"{directory}/s", directory=str(directory))
+        assert found.returncode == 2
+        assert "Traceback" not in found.stderr
+        assert found.stderr.count(app.partition(":")[0]) >= 1
+        assert os.listdir(directory) != [], found.stderr
+        assert not (directory / "s").exists()
+
+
+def test_application_that_raises_at_import() -> None:
+    with open_directory() as directory:
+        (directory / "steered_app.py").write_text("def helper():\n    1 / 0\n\nhelper()\n")
+        found = run("steered_app:app", "--http", f"{directory}/s", directory=str(directory))
+        assert found.returncode == 3
+        assert found.stderr.count("Traceback") == 1
+        assert "ZeroDivisionError: division by zero" in found.stderr
+        assert "in helper" in found.stderr
+        assert "gateways/server" not in found.stderr.replace("\\", "/"), "only the application's own frames matter"
+
+
+def test_boot_timeout() -> None:
+    with open_directory() as directory:
+        (directory / "steered_app.py").write_text("import time\ntime.sleep(60)\n")
+        start = time.monotonic()
+        found = run(
+            "steered_app:app", "--boot-timeout", "300ms", "--http", f"{directory}/s", directory=str(directory)
+        )  # fmt: skip
+        assert time.monotonic() - start < 10
+        assert found.returncode == 3
+        assert "not ready 0.3 s after its start (--boot-timeout); killed" in found.stderr
+        assert "Traceback" not in found.stderr
+
+
+def test_stopped_while_it_boots() -> None:
+    """Nobody is served yet, so there is nothing to wait for but the import."""
+    with open_directory() as directory:
+        (directory / "steered_app.py").write_text(SOURCE.read_text(encoding="utf-8"))
+        (directory / "hang").touch()
+        server = App(
+            directory, "steered_app:app", "--graceful-timeout", "300ms", python_path=directory, protocols=("http",),
+            env={"STEER": str(directory)},
+        )  # fmt: skip
+        with server.log.open("ab") as log:
+            server.process = subprocess.Popen(server.argv, cwd=directory, env=server.env, stdout=log, stderr=log)
+        try:
+            server.await_log("steered_app:app")
+            assert server.stop() == 0
+        finally:
+            server.kill()
+
+
+# -- what is left behind ------------------------------------------------------------------------------------------------
+
+
+def test_unix_sockets_are_removed_at_the_end() -> None:
+    with served(protocols=("http", "fastcgi")) as server:
+        paths = [server.address[protocol, "unix"] for protocol in ("http", "fastcgi")]
+        assert all(os.path.exists(path) for path in paths)
+        server.stop()
+        assert not any(os.path.exists(path) for path in paths)
+
+
+def test_stale_socket_is_replaced_and_a_live_one_is_not() -> None:
+    with served() as server:
+        path = server.address["http", "unix"]
+        server.kill()
+        assert os.path.exists(path), "nobody could remove it"
+        wait_until(lambda: all(gone(pid) for pid in server.workers()), "the workers are gone")
+        server.start()
+        assert server.get().startswith(b"pid ")
+        found = run("steered_app:app", "--http", path, directory=str(server.directory))
+        assert found.returncode == 2
+        assert "another process is listening" in found.stderr
+        assert "Traceback" not in found.stderr
+        assert server.get().startswith(b"pid ")
+
+
+def test_port_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, open_directory() as directory:
+        port = taken.getsockname()[1]
+        found = run("steered_app:app", "--http", str(port), directory=str(directory))
+        assert found.returncode == 2
+        assert "the port is in use" in found.stderr
+        assert "Traceback" not in found.stderr
+
+
+@needs_proc
+def test_nothing_leaks() -> None:
+    with served("--workers", "2", "--threads", "2", protocols=("http", "fastcgi", "scgi", "uwsgi")) as server:
+        for _ in range(10):
+            server.get()
+        workers = server.workers()
+        before = descriptors(server.pid)
+        each = [descriptors(pid) for pid in workers]
+        for number in range(200):
+            protocol = ("http", "fastcgi", "scgi", "uwsgi")[number % 4]
+            with server.peer(protocol) as peer:
+                assert peer.get("/large").status == 200
+        wait_until(lambda: [descriptors(pid) for pid in workers] <= each, "the connections are closed")
+        for number in range(3):
+            os.kill(server.workers()[-1], signal.SIGKILL)
+            workers = server.await_ready(3 + number)
+        assert server.get()
+        wait_until(lambda: len(children(server.pid)) == 2, "the dead are buried")
+        assert descriptors(server.pid) == before
+        wait_until(lambda: descriptors(workers[-1]) <= max(each), "a late worker holds no more than an early one")
+
+
+@needs_proc
+def test_idle_master_sleeps() -> None:
+    with served("--workers", "2", "--threads", "2") as server:
+        server.get()
+        time.sleep(0.3)
+
+        def ticks() -> list[str]:
+            found = []
+            for pid in (server.pid, *server.workers()):
+                with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+                    found += file.read().rpartition(")")[2].split()[11:13]
+            return found
+
+        before = ticks()
+        time.sleep(1)
+        assert ticks() == before

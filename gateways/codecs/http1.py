@@ -133,10 +133,12 @@ class _Chunks:
                 raise _malformed(f"chunked body: {error}") from None
             start += len(piece)
             self._taken += len(piece)
-            _check("body_bytes", sink.size, self._limits.body_bytes or sink.size, 413)
+            _check("request body", sink.size, self._limits.body_bytes or sink.size, 413)
             # Sizes, extensions and trailers: 16 bytes a chunk are free, as in Go's net/http.
-            _check("params_bytes", self._taken - sink.size - 16 * sink.chunks, self._limits.params_bytes, 431)
-            _check("params_count", len(sink.fields), self._limits.params_count, 431)  # the trailers are dropped
+            _check(
+                "chunk sizes and trailers", self._taken - sink.size - 16 * sink.chunks, self._limits.params_bytes, 431
+            )
+            _check("number of trailers", len(sink.fields), self._limits.params_count, 431)  # the trailers are dropped
         return start
 
 
@@ -273,7 +275,7 @@ class HTTP1Codec(Codec):
         end = held.find(b"\r\n", max(known - 1, 2))
         if end >= 0 and self._line is None:  # a client of another protocol may be waiting for the answer
             self._line = _request_line(bytes(held[:end]))
-        _check("params_bytes", len(held), limit, 414 if self._line is None else 431)
+        _check("request head", len(held), limit, 414 if self._line is None else 431)
         return len(data)
 
     def _request(self, head: bytes, events: list[Event]) -> None:
@@ -283,7 +285,7 @@ class HTTP1Codec(Codec):
         exchange = _Exchange(self._current, method == b"HEAD", http11)
         self._reading = exchange
         self._exchanges.append(exchange)
-        _check("params_count", head.count(b"\r\n", line_end) - 2, self._limits.params_count, 431)
+        _check("number of fields", head.count(b"\r\n", line_end) - 2, self._limits.params_count, 431)
         params = {
             **self._variables,
             "REQUEST_METHOD": method.decode("latin-1"),
@@ -294,7 +296,7 @@ class HTTP1Codec(Codec):
         _add_fields(params, head[line_end:])
         _check_target(params, http11)
         length = _body_length(params, http11)
-        _check("body_bytes", length, self._limits.body_bytes or length, 413)
+        _check("request body", length, self._limits.body_bytes or length, 413)
 
         options = [option.strip(" \t") for option in params.get("HTTP_CONNECTION", "").lower().split(",")]
         exchange.keep = "close" not in options and (http11 or "keep-alive" in options)

@@ -183,7 +183,11 @@ def merge_repeated(pairs: list[tuple[str, str]], protocol: str) -> dict[str, str
         elif name.startswith("HTTP_") and name not in ("HTTP_HOST", "HTTP_CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING"):
             params[name] = before + ", " + value
         elif before != value:
-            raise MalformedMessage(protocol, f"the parameter {name[:80]!r} came twice, with different values")
+            raise MalformedMessage(
+                protocol,
+                f"the parameter {name[:80]!r} came twice, with different values"
+                " (is it set beside an included file of parameters that sets it too?)",
+            )
     return params
 
 

@@ -27,6 +27,7 @@ from gateways.settings import Settings
 
 __all__ = ["serve"]
 
+_REPEATED: Final = 1.0  # seconds within which one Ctrl-C may arrive twice: from the terminal and from a wrapper
 _EXIT_OK: Final = 0
 _EXIT_CONFIG: Final = 2
 _EXIT_BOOT: Final = 3
@@ -168,7 +169,8 @@ class Master:
             return
         for number in numbers:
             if number in _STOP_SIGNALS:
-                if self._stopping_since is not None:  # asked twice: at once
+                since = self._stopping_since
+                if since is not None and time.monotonic() - since > _REPEATED:  # asked again: at once
                     self._graceful = 0.0
                 self._stop(signal.Signals(number).name)
             elif number == signal.SIGHUP:
@@ -177,8 +179,9 @@ class Master:
     def _stop(self, why: str) -> None:
         if self._stopping_since is None:
             self._stopping_since = time.monotonic()
-            self._log.info(f"{why}: finishing what runs, at most {self._graceful:g} s")
-            for _, sock in self._sockets:  # the workers close theirs too: web servers are refused at once, and go elsewhere
+            if why:
+                self._log.info(f"{why}: finishing what runs, at most {self._graceful:g} s")
+            for _, sock in self._sockets:  # as the workers do: web servers are refused at once, and go elsewhere
                 sock.close()
         for worker in self._workers.values():
             if not worker.told:
@@ -239,7 +242,7 @@ class Master:
         # Nothing has ever worked: it will not by itself.
         self._exit = _EXIT_CONFIG if code == _EXIT_CONFIG else _EXIT_BOOT
         self._graceful = 0.0
-        self._stop("no worker could start")
+        self._stop("")
 
     def _spawn(self) -> None:
         ours, theirs = socket.socketpair()

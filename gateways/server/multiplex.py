@@ -100,12 +100,14 @@ class MultiplexConnection(Connection):
 
     def fail(self, error: RemoteProtocolError) -> None:
         """The codec reads no more: bodies that are not whole are broken, heads that are not are refused."""
+        told = False
         for exchange in list(self.exchanges.values()):
             if not exchange.body.ended:
                 exchange.body.fail(BodyError(str(error), error.status_hint))
+                told = True  # by whoever reads the body
         self.failure = error
-        pool = self.pool
-        pool.log.refused(error.protocol, self.peer_name(), error.message)
+        if not told or self.codec.error_stream:
+            self.pool.log.refused(error.protocol, self.peer_name(), error.message)
         while stream := self.codec.error_stream:
             try:
                 self.write(self.codec.send(error_response(stream, error.status_hint)))

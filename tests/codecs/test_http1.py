@@ -438,18 +438,18 @@ def test_a_head_that_does_not_come_in_time_is_answered() -> None:
 
 LIMITS: Final = Limits(params_bytes=100, params_count=3, body_bytes=10)
 LIMITED: dict[str, tuple[bytes, str, int]] = {
-    "endless target": (b"GET /" + b"a" * 200, "params_bytes", 414),
-    "endless value": (b"GET / HTTP/1.1\r\nHost: " + b"a" * 200, "params_bytes", 431),
-    "endless spaces": (b"GET / HTTP/1.1\r\nHost:" + b" " * 200, "params_bytes", 431),
-    "long head": (b"GET / HTTP/1.1\r\nHost: " + b"a" * 75 + b"\r\n\r\n", "params_bytes", 431),
-    "fields": (b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\nC:\r\nD:\r\n\r\n", "params_count", 431),
-    "length": (POST + b"Content-Length: 11\r\n\r\n", "body_bytes", 413),
-    "chunks": (CHUNKED + b"6\r\n123456\r\n5\r\n12345\r\n0\r\n\r\n", "body_bytes", 413),
-    "extension": (CHUNKED + b"1;" + b"a" * 200, "params_bytes", 431),
-    "extensions": (CHUNKED + b"1;aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\nx\r\n" * 4, "params_bytes", 431),
-    "trailer": (CHUNKED + b"0\r\nA: " + b"a" * 200, "params_bytes", 431),
-    "trailers": (CHUNKED + b"0\r\nA: b\r\nA: b\r\nA: b\r\nA: b\r\nA: b\r\n\r\n", "params_count", 431),
-    "zeros": (CHUNKED + b"0" * 200, "params_bytes", 431),
+    "endless target": (b"GET /" + b"a" * 200, "request head", 414),
+    "endless value": (b"GET / HTTP/1.1\r\nHost: " + b"a" * 200, "request head", 431),
+    "endless spaces": (b"GET / HTTP/1.1\r\nHost:" + b" " * 200, "request head", 431),
+    "long head": (b"GET / HTTP/1.1\r\nHost: " + b"a" * 75 + b"\r\n\r\n", "request head", 431),
+    "fields": (b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\nC:\r\nD:\r\n\r\n", "number of fields", 431),
+    "length": (POST + b"Content-Length: 11\r\n\r\n", "request body", 413),
+    "chunks": (CHUNKED + b"6\r\n123456\r\n5\r\n12345\r\n0\r\n\r\n", "request body", 413),
+    "extension": (CHUNKED + b"1;" + b"a" * 200, "chunk sizes and trailers", 431),
+    "extensions": (CHUNKED + b"1;aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\nx\r\n" * 4, "chunk sizes and trailers", 431),
+    "trailer": (CHUNKED + b"0\r\nA: " + b"a" * 200, "chunk sizes and trailers", 431),
+    "trailers": (CHUNKED + b"0\r\nA: b\r\nA: b\r\nA: b\r\nA: b\r\nA: b\r\n\r\n", "number of trailers", 431),
+    "zeros": (CHUNKED + b"0" * 200, "chunk sizes and trailers", 431),
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Web servers, as far as the server's tests need them: requests and answers of each protocol, written and read by hand."""
+"""Web servers, as far as the server's tests need them: requests and answers, written and read by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, final
 
 from tests.codecs.fastcgi_wire import END, KEEP, STDERR, STDIN, STDOUT, begin, pairs, rec, request as fastcgi_request
 
@@ -86,9 +86,7 @@ def request(
     return struct.pack("<BHB", 0, len(block), 0) + block + body
 
 
-def head_of(
-    protocol: str, path: str = "/", *, length: int, keep: bool = False, stream: int = 1
-) -> bytes:
+def head_of(protocol: str, path: str = "/", *, length: int, keep: bool = False, stream: int = 1) -> bytes:
     """A request without the ``length`` bytes of its body (nor, for FastCGI, the end of it)."""
     if protocol == "fastcgi":
         block = pairs(params_of(path, b"", length))
@@ -142,6 +140,7 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
+@final
 class Peer:
     """One connection to a server, with a deadline on everything."""
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import final
 
 from gateways.apps import App, Exchange
 from gateways.codecs.events import ResponseHead
@@ -127,6 +128,7 @@ class Called:
         os.close(self._out)
 
 
+@final
 class Served:
     """An App served by a pool of ``threads``, for the length of a ``with`` block; it must end without a failure."""
 

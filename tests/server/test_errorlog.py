@@ -78,7 +78,7 @@ def lines(stderr: Stderr) -> list[tuple[str, str]]:
     return found
 
 
-# -- escape -------------------------------------------------------------------------------------------------------
+# -- escape -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_escape_makes_one_line_that_can_be_read_back(text: str) -> None:
     assert re.sub(r"\\x(..)", lambda found: chr(int(found[1], 16)), escaped) == text
 
 
-# -- configure ----------------------------------------------------------------------------------------------------
+# -- configure --------------------------------------------------------------------------------------------------------
 
 
 def test_a_line_has_date_process_and_level(stderr: Stderr) -> None:
@@ -162,7 +162,7 @@ def test_a_level_that_is_none(stderr: Stderr) -> None:
         stderr.configure("loud")
 
 
-# -- what is said -------------------------------------------------------------------------------------------------
+# -- what is said -----------------------------------------------------------------------------------------------------
 
 
 def test_percent_signs_are_text(stderr: Stderr) -> None:

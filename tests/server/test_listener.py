@@ -52,7 +52,13 @@ class Bench:
         self.clock = Clock()
         self.poller = make_poller(one_shot=threads > 1)
         self.pool = Pool(
-            app, self.log, threads=threads, limits=DEFAULT_LIMITS, timeouts=TIMEOUTS, poller=self.poller, clock=self.clock
+            app,
+            self.log,
+            threads=threads,
+            limits=DEFAULT_LIMITS,
+            timeouts=TIMEOUTS,
+            poller=self.poller,
+            clock=self.clock,
         )
         protocols = Protocols(DEFAULT_LIMITS, host="a", port="1", max_conns=1, max_reqs=1)
         self.listener = Listener(self.pool, sock, "http", protocols)

@@ -203,7 +203,7 @@ def test_boot_timeout_of_a_later_worker() -> None:
         server.await_ready(3)
 
 
-# -- a start that fails -------------------------------------------------------------------------------------------------
+# -- a start that fails -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("app", ["no_such_module:app", "steered_app:no_such_name"])
@@ -261,7 +261,7 @@ def test_stopped_while_it_boots() -> None:
             server.kill()
 
 
-# -- what is left behind ------------------------------------------------------------------------------------------------
+# -- what is left behind ----------------------------------------------------------------------------------------------
 
 
 def test_unix_sockets_are_removed_at_the_end() -> None:

@@ -121,9 +121,8 @@ def test_rules(given_facts: Facts, now: float) -> None:
         assert (actions == [Exit()]) == (not given_facts.workers)
     else:
         assert Exit() not in actions
-        served = {worker.pid for worker in given_facts.workers if worker.ready}
-        booting_pids = {worker.pid for worker in given_facts.workers if not worker.ready}
-        assert all(action.pid in booting_pids or action.pid not in served for action in actions if isinstance(action, Kill))
+        late = {worker.pid for worker in given_facts.workers if not worker.ready}
+        assert all(action.pid in late for action in actions if isinstance(action, Kill))
     waits = given_facts.stopping_since is not None or any(not worker.ready for worker in given_facts.workers)
     if (waits or len(given_facts.workers) < given_facts.wanted) and not actions:
         assert wake is not None, "something is to come, and nobody would wake the master"

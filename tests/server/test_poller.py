@@ -130,14 +130,15 @@ def test_one_connection_wakes_one_worker() -> None:
     """Eight pollers wait on one listener, as those of eight workers do; not all of them learn of one connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
         woken: list[int] = []
+
+        def wait(each: Poller) -> None:
+            woken.extend(found(each, 0.4))
+
         pollers = [make_poller(one_shot=False) for _ in range(8)]
         for made in pollers:
             stack.callback(made.close)
             made.listen(listener.fileno())
-        threads = [
-            threading.Thread(target=lambda each=each: woken.extend(found(each, 0.4)))  # type: ignore[misc]
-            for each in pollers
-        ]
+        threads = [threading.Thread(target=wait, args=(each,)) for each in pollers]
         for thread in threads:
             thread.start()
         time.sleep(0.1)  # all of them wait

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import resource
 import signal
 import subprocess
@@ -119,7 +120,7 @@ def test_short_requests_stay_with_the_leader() -> None:
     """Promotion only after about a tick: a follower has no part in what takes microseconds."""
     with Served(Route(), threads=4) as served, served.connect() as peer:
         names = [peer.keep_get().body for _ in range(300)]
-        changes = sum(before != after for before, after in zip(names, names[1:], strict=False))
+        changes = sum(before != after for before, after in itertools.pairwise(names))
         assert changes < 30, "threads take turns"
 
 
@@ -322,7 +323,7 @@ def test_stop_while_another_thread_polls() -> None:
     """It wakes the leader, who went to wait when nothing was to come."""
     for _ in range(20):
         with Served(threads=3) as served:
-            within(lambda: served.pool._polling, "a thread polls")  # noqa: B023
+            within(lambda: served.pool._polling, "a thread polls")
             served.pool.stop()  # from a thread that does not lead
             served.stop()
             served.thread.join(1.0)
@@ -436,5 +437,3 @@ def test_out_of_descriptors(threads: int) -> None:
         _, errors = server.communicate()
     assert errors.count("cannot accept connections") == 1
     assert "Traceback" not in errors
-
-

@@ -104,10 +104,12 @@ def test_private_memory(threads: str) -> None:
 
 
 def test_fastcgi_front_ends_are_told_what_the_server_can_take() -> None:
-    with served("--workers", "2", "--threads", "3", "--backlog", "77", protocols=("fastcgi",)) as server:
-        with server.peer("fastcgi") as peer:
-            peer.send(ask("FCGI_MAX_CONNS", "FCGI_MAX_REQS"))
-            assert peer.record() == (10, 0, pairs({"FCGI_MAX_CONNS": "77", "FCGI_MAX_REQS": "6"}))
+    with (
+        served("--workers", "2", "--threads", "3", "--backlog", "77", protocols=("fastcgi",)) as server,
+        server.peer("fastcgi") as peer,
+    ):
+        peer.send(ask("FCGI_MAX_CONNS", "FCGI_MAX_REQS"))
+        assert peer.record() == (10, 0, pairs({"FCGI_MAX_CONNS": "77", "FCGI_MAX_REQS": "6"}))
 
 
 def test_protocols_of_a_socket() -> None:

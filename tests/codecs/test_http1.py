@@ -446,7 +446,7 @@ LIMITED: dict[str, tuple[bytes, str, int]] = {
     "length": (POST + b"Content-Length: 11\r\n\r\n", "request body", 413),
     "chunks": (CHUNKED + b"6\r\n123456\r\n5\r\n12345\r\n0\r\n\r\n", "request body", 413),
     "extension": (CHUNKED + b"1;" + b"a" * 200, "chunk sizes and trailers", 431),
-    "extensions": (CHUNKED + b"1;aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\r\nx\r\n" * 4, "chunk sizes and trailers", 431),
+    "extensions": (CHUNKED + (b"1;" + b"a" * 49 + b"\r\nx\r\n") * 4, "chunk sizes and trailers", 431),
     "trailer": (CHUNKED + b"0\r\nA: " + b"a" * 200, "chunk sizes and trailers", 431),
     "trailers": (CHUNKED + b"0\r\nA: b\r\nA: b\r\nA: b\r\nA: b\r\nA: b\r\n\r\n", "number of trailers", 431),
     "zeros": (CHUNKED + b"0" * 200, "chunk sizes and trailers", 431),

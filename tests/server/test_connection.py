@@ -300,10 +300,10 @@ def refused_wires() -> list[Any]:
     many = b"".join(b"X-%d: 1\r\n" % number for number in range(60))
     cases: list[tuple[str, bytes, int, str]] = [
         ("http", b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1,1\r\n\r\n", 400, "http"),
-        ("http", b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 5_000 + b"\r\n\r\n", 431, "params_bytes"),
-        ("http", b"GET / HTTP/1.1\r\nHost: a\r\n" + many + b"\r\n", 431, "params_count"),
-        ("http", b"GET /" + b"x" * 5_000 + b" HTTP/1.1\r\n\r\n", 414, "params_bytes"),
-        ("http", request("http", body=b"x" * 2_000), 413, "body_bytes"),
+        ("http", b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 5_000 + b"\r\n\r\n", 431, "request head"),
+        ("http", b"GET / HTTP/1.1\r\nHost: a\r\n" + many + b"\r\n", 431, "number of fields"),
+        ("http", b"GET /" + b"x" * 5_000 + b" HTTP/1.1\r\n\r\n", 414, "request head"),
+        ("http", request("http", body=b"x" * 2_000), 413, "request body"),
         ("http", b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03" + bytes(40), 400, "http"),
         ("scgi", b"05:abcde,", 400, "netstring"),
         ("scgi", request("scgi", long_path), 431, "netstring"),

@@ -209,9 +209,11 @@ def test_no_peer_can_forge_a_line(stderr: Stderr) -> None:
     log.refused(FORGED, FORGED, FORGED)
     for name in ("REQUEST_METHOD", "REQUEST_URI", "PATH_INFO", "REMOTE_ADDR"):
         log.notice(exchange_of(**{name: FORGED}), FORGED)
-        log.exception(exchange_of(**{name: FORGED}), FORGED, LookupError())  # noqa: LOG004  (no logging.Logger)
-    own = [line for line in stderr.getvalue().splitlines() if line != "LookupError"]
+        log.exception(exchange_of(**{name: FORGED}), FORGED, LookupError(FORGED + "\r\x1b[2J"))  # noqa: LOG004  (no logging.Logger)
+    every = stderr.getvalue().split("\n")
+    own = [line for line in every if line and not line.startswith("  | ")]
     assert len(own) == 10
+    assert "  | 2026-01-01 00:00:00 [1] ERROR forged\\x0d\\x1b[2J" in every
     assert not any(line.endswith("] ERROR forged") and line.startswith("2026-01-01") for line in own)
 
 
@@ -227,9 +229,9 @@ def test_an_exception_has_the_line_and_the_traceback(stderr: Stderr) -> None:
     match = STAMP.fullmatch(first)
     assert match is not None
     assert match.groups() == ("ERROR", "fastcgi 10.0.0.9:4711 GET /a: the application raised")
-    assert second == "Traceback (most recent call last):"
+    assert second == "  | Traceback (most recent call last):"
     assert any("in boom" in line for line in rest)
-    assert rest[-1] == "LookupError: no such thing"
+    assert rest[-1] == "  | LookupError: no such thing"
 
 
 def test_an_error_with_and_without_a_traceback(stderr: Stderr) -> None:
@@ -238,7 +240,7 @@ def test_an_error_with_and_without_a_traceback(stderr: Stderr) -> None:
     log.failure("with one", ValueError("why"))
     text = stderr.getvalue().splitlines()
     assert len(text) == 3
-    assert text[2] == "ValueError: why"
+    assert text[2] == "  | ValueError: why"
 
 
 def test_output_is_as_the_application_wrote_it(stderr: Stderr) -> None:

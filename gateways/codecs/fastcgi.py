@@ -115,7 +115,7 @@ class FastCGICodec(Codec):
     @property
     def buffered(self) -> int:
         """Bytes held of records and parameters that are not whole."""
-        return len(self._buffer) + sum(stream.size for stream in self._streams.values())
+        return len(self._buffer) + sum(stream.size for stream in list(self._streams.values()))
 
     @property
     def error_stream(self) -> int:
@@ -317,7 +317,7 @@ class FastCGICodec(Codec):
         if self._dead:
             return [Closed()]
         self._dead = True
-        waiting = [number for number, stream in self._streams.items() if stream.state in (_PARAMS, _BODY)]
+        waiting = [number for number, stream in list(self._streams.items()) if stream.state in (_PARAMS, _BODY)]
         if self._buffer or waiting:
             raise TruncatedMessage(
                 "fastcgi",

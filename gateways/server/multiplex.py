@@ -347,7 +347,7 @@ class MultiplexConnection(Connection):
             if self.broken:
                 raise PeerClosed("the peer went away, or stood still, while another response was written")
             try:
-                super().write(data)
+                Connection.write(self, data)
             except PeerClosed:
                 self.broken = True
                 self.eof = True

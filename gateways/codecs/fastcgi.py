@@ -346,10 +346,7 @@ class FastCGICodec(Codec):
             return data + self._end_request(number, 0) if event.end else data
         if isinstance(event, Body):
             self._check_active(event.stream)
-            block = event.data
-            if 0 < len(block) <= FCGI_MAX_LENGTH:
-                return record(FCGI_STDOUT, event.stream, block)
-            return stream_records(FCGI_STDOUT, event.stream, block)
+            return stream_records(FCGI_STDOUT, event.stream, event.data)
         if isinstance(event, EndOfResponse):
             return self._end_request(event.stream, event.app_status)
         if isinstance(event, ErrorOutput):

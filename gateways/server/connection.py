@@ -71,14 +71,21 @@ class Exchange:
             raise PeerClosed("the web server has aborted the request")
         if self.ended:
             raise LocalProtocolError(self.protocol, "the response has ended")
+        if isinstance(event, Body):
+            connection.send_body(event)
+            return
         data = connection.codec.send(event)
         if data:
             connection.write(data)
-        if (isinstance(event, ResponseHead) and event.end) or isinstance(event, EndOfResponse):
-            self.ended = True
-            connection.answered(self)
-        if len(data) > _LONG_HEAD and isinstance(event, ResponseHead):
-            self._warn_long_head(len(data) - len(event.content))
+        if isinstance(event, ResponseHead):
+            if len(data) > _LONG_HEAD:
+                self._warn_long_head(len(data) - len(event.content))
+            if not event.end:
+                return
+        elif not isinstance(event, EndOfResponse):
+            return
+        self.ended = True
+        connection.answered(self)
 
     def _warn_long_head(self, size: int) -> None:
         """Say, once a worker, what nginx answers with a 502 unless told otherwise."""
@@ -332,9 +339,10 @@ class Connection:
         except OSError as error:
             raise PeerClosed(f"the peer went away: {error.strerror}") from None
         if sent != len(data):
-            self._write_rest(data, sent)
+            self.write_rest(data, sent)
 
-    def _write_rest(self, data: bytes, sent: int) -> None:
+    def write_rest(self, data: bytes, sent: int) -> None:
+        """Write what is left of ``data`` after ``sent`` bytes, waiting for the peer; raises PeerClosed."""
         rest = memoryview(data)[sent:]
         while rest:
             self._wait_writable()
@@ -349,6 +357,12 @@ class Connection:
     def _wait_writable(self) -> None:
         if not wait_for(self.fd, select.POLLOUT, self.pool.timeouts.write):
             raise PeerClosed(f"the peer took no byte of the response for {self.pool.timeouts.write:g} s")
+
+    def send_body(self, event: Body) -> None:
+        """Write a block of body; raises PeerClosed, LocalProtocolError."""
+        data = self.codec.send(event)
+        if data:
+            self.write(data)
 
     def send_raw(self, event: RawBody, fd: int, offset: int) -> None:
         """Write part of an open file by os.sendfile; raises PeerClosed, LocalProtocolError where it is too short."""

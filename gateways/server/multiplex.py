@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterable
+from os import writev
 from typing import TYPE_CHECKING, Final
 
 from gateways.body import RequestBody
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["MultiplexConnection"]
 
 _NEVER: Final = float("inf")
+_COPIED: Final = 4096  # bytes of body up to which a copy costs less than a longer system call
 _NO_RECORD: Final = b"\xff" * 8  # its version is 255
 
 
@@ -328,6 +330,36 @@ class MultiplexConnection(Connection):
             if other.body.held > most and other.started and not other.ended and other.body not in self.pulling:
                 return True
         return False
+
+    def send_body(self, event: Body) -> None:
+        """Write a block of body; a large one is not copied behind the headers of its records."""
+        data = event.data
+        if len(data) < _COPIED:
+            self.write(self.codec.send(event))
+            return
+        most = self.codec.raw_size
+        view = memoryview(data)
+        for at in range(0, len(data), most):
+            block = view[at : at + most]
+            self._write_record(self.codec.send(RawBody(event.stream, len(block))), block)
+
+    def _write_record(self, header: bytes, content: memoryview) -> None:
+        with self.write_lock:
+            if self.broken:
+                raise PeerClosed("the peer went away, or stood still, while another response was written")
+            try:
+                try:
+                    sent = writev(self.fd, (header, content))
+                except BlockingIOError:
+                    sent = 0
+                except OSError as error:
+                    raise PeerClosed(f"the peer went away: {error.strerror}") from None
+                if sent != len(header) + len(content):
+                    self.write_rest(header + content, sent)
+            except PeerClosed:
+                self.broken = True
+                self.eof = True
+                raise
 
     def send_raw(self, event: RawBody, fd: int, offset: int) -> None:
         """Write a record from an open file, one thread at a time; raises PeerClosed, LocalProtocolError."""

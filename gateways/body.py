@@ -89,8 +89,9 @@ class RequestBody:
             if self._blocks and (ended or self.expected != self.received):
                 break
             if ended:
-                if self._error is not None:
-                    raise self._error
+                error = self._error
+                if error is not None:  # raised anew: its own traceback would make a circle of references
+                    raise BodyError(error.message, error.status_hint)
                 return False
             self._source.pull(self)
         self._block = self._blocks.popleft()

@@ -199,7 +199,12 @@ def directory(value: object) -> str:
 
 def absolute(path: str) -> str:
     """Make a path absolute. Symbolic links stay: a deployment switches one and reloads."""
-    return os.path.abspath(path)
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        raise ConfigError(
+            "the current directory does not exist any more; change to another one (cd), or give --chdir a whole path"
+        ) from None
 
 
 def level(value: object) -> str:

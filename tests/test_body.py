@@ -256,6 +256,18 @@ def test_what_is_held_can_be_read_before_a_failure_is_raised() -> None:
     assert body.ended
 
 
+def test_a_failure_makes_no_circle_of_references() -> None:
+    """What is held would else stay until the garbage collector comes."""
+    body = RequestBody(10, Script())
+    body.fail(BodyError("gone", 408))
+    with pytest.raises(BodyError) as first:
+        body.read()
+    with pytest.raises(BodyError) as second:
+        body.read()
+    assert first.value is not second.value
+    assert first.value.status_hint == second.value.status_hint == 408
+
+
 def test_the_first_failure_counts() -> None:
     body = RequestBody(10, Script())
     body.fail(BodyError("first"))

@@ -306,6 +306,16 @@ def test_chdir_is_absolute_and_keeps_links(tmp_path: Path, monkeypatch: pytest.M
         load(chdir="no")
 
 
+def test_started_in_a_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(ConfigError, match="the current directory does not exist any more"):
+        load()
+    assert load(chdir=str(tmp_path)).chdir == str(tmp_path)
+
+
 def test_an_address_is_listened_on_once() -> None:
     with pytest.raises(ConfigError, match=r"127\.0\.0\.1:9000 is given twice, for fastcgi and for scgi; .*--auto"):
         load(fastcgi=("9000",), scgi=("127.0.0.1:9000",))

@@ -5,13 +5,15 @@ It knows events and environs; not sockets, not which protocol carries them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, NoReturn, Protocol, TypeAlias
 
 from gateways.apps import Exchange
 from gateways.codecs.events import Body, EndOfResponse, ErrorOutput, ResponseHead
@@ -132,6 +134,7 @@ class WSGIApp:
     ) -> None:
         self._application = application
         self._log = log
+        self._process = os.getpid()
         # As PEP 3333 has all text of the environ: bytes as latin-1.
         self._mount = None if mount is None else mount.encode("utf-8", "surrogateescape").decode("latin-1")
         self._base: dict[str, Any] = {
@@ -164,6 +167,8 @@ class WSGIApp:
             self._log.notice(exchange, str(error))
             response.fail(error.status_hint)
         except BaseException as error:  # noqa: BLE001  (an application may raise anything: SystemExit too)
+            if os.getpid() != self._process:
+                _end_fork(error)
             errors.flush()
             self._log.exception(exchange, "the application raised", error)
             response.fail(500)
@@ -397,6 +402,20 @@ class _Response:
                 self._exchange.send(error_response(self._stream, code, self._head_only))
         except (PeerClosed, LocalProtocolError) as error:
             self._log.notice(self._exchange, str(error))
+
+
+def _end_fork(error: BaseException) -> NoReturn:
+    """End a process that the application forked and that comes back by an exception: the request is its parent's."""
+    code: object = 1
+    if isinstance(error, SystemExit):
+        code = 0 if error.code is None else error.code
+    else:
+        traceback.print_exception(error)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+    os._exit(code if isinstance(code, int) else 1)
 
 
 def _check_status(status: str) -> bool:

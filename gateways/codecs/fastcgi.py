@@ -72,6 +72,7 @@ _PARAMS_1: Final = record(FCGI_PARAMS, 1)[:4]
 _ENDS_1: Final = record(FCGI_PARAMS, 1) + record(FCGI_STDIN, 1)
 _END_OF_BODY_1: Final = EndOfBody(1)
 _FINISH_1: Final = record(FCGI_STDOUT, 1) + record(FCGI_END_REQUEST, 1, b"\0\0\0\0\0\0\0\0")
+_MANY_PARTS: Final = 64
 _GET_VALUES_MAX: Final = 1024  # three names of 15 bytes are all that the specification knows
 
 
@@ -251,6 +252,8 @@ class FastCGICodec(Codec):
                 return
             stream.size = size
             stream.params.append(content)
+            if len(stream.params) > _MANY_PARTS:  # records of a few bytes each would take 20 times their size
+                stream.params = [b"".join(stream.params)]
         else:
             self._end_of_params(number, stream, events)
 

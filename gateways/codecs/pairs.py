@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 _UWSGI_MAX: Final = 0xFFFF
+_OVERRIDDEN: Final = frozenset(("PATH_INFO", "SCRIPT_NAME"))
 _OURS: Final = "wsgi."
 _OURS_RAW: Final = b"wsgi."  # looked for by rfind: half of what find takes, for a w is rarer than a full stop
 _MAX_DIGITS: Final = 18  # of a CONTENT_LENGTH: below 2**63, so that every file offset can hold it
@@ -167,7 +168,8 @@ def merge_repeated(pairs: list[tuple[str, str]], protocol: str) -> dict[str, str
     nginx before 1.23 sends a repeated request field as a repeated parameter. Fields are joined as HTTP does:
     ``; `` for Cookie (RFC 6265 section 5.4), ``, `` for the rest (RFC 9110 section 5.3). Any other name, and
     those whose value is no list, may be repeated only with the same value: which one counts would be a guess.
-    ``wsgi.*`` names are dropped: they are the server's to set (PEP 3333).
+    But of SCRIPT_NAME and PATH_INFO the last counts: every recipe for nginx sets them behind an included file that sets
+    them too, and no client can. ``wsgi.*`` names are dropped: they are the server's to set (PEP 3333).
     """
     params: dict[str, str] = {}
     for name, value in pairs:
@@ -182,6 +184,8 @@ def merge_repeated(pairs: list[tuple[str, str]], protocol: str) -> dict[str, str
             params[name] = before + "; " + value
         elif name.startswith("HTTP_") and name not in ("HTTP_HOST", "HTTP_CONTENT_LENGTH", "HTTP_TRANSFER_ENCODING"):
             params[name] = before + ", " + value
+        elif name in _OVERRIDDEN:
+            params[name] = value
         elif before != value:
             raise MalformedMessage(
                 protocol,

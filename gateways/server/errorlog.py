@@ -5,6 +5,7 @@ The only place, with the access log to come, that touches ``logging``.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import sys
@@ -84,5 +85,8 @@ class ErrorLog:
 
     def output(self, text: str) -> None:
         """What an application wrote to wsgi.errors, as it is."""
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        stream = sys.stderr
+        if stream is not None:  # as without a descriptor 2
+            with contextlib.suppress(OSError, ValueError):  # nobody reads it any more: no reason to fail requests
+                stream.write(text)
+                stream.flush()

@@ -22,7 +22,7 @@ from gateways.errors import WorkerBootError
 from gateways.server import policy
 from gateways.server.errorlog import ErrorLog, configure
 from gateways.server.sockets import bind, cleanup
-from gateways.server.worker import READY, run_worker
+from gateways.server.worker import LEAVE, READY, run_worker
 from gateways.settings import Settings
 
 __all__ = ["serve"]
@@ -140,7 +140,8 @@ class Master:
     def _do(self, action: policy.Action) -> None:
         if isinstance(action, policy.Spawn):
             for _ in range(action.count):
-                self._spawn()
+                if not self._spawn():
+                    return
         elif isinstance(action, policy.Kill) and not self._workers[action.pid].killed:
             self._workers[action.pid].killed = True
             self._log.warning(f"worker {action.pid}: {action.reason}; killed")
@@ -228,28 +229,40 @@ class Master:
     def _died(self, worker: _Worker, code: int) -> None:
         if self._stopping_since is not None:
             return
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
         if worker.ready:
             self._log.warning(f"worker {worker.pid} {how}; it is replaced")
             return
+        reason = worker.said.decode("utf-8", "replace") or f"worker {worker.pid} {how} before it was ready"
+        self._failed(reason, _EXIT_CONFIG if code == _EXIT_CONFIG else _EXIT_BOOT)
+
+    def _failed(self, reason: str, code: int) -> None:
+        """No worker has come of a try: try again later, or end with ``code`` where none ever has."""
         self._failures += 1
         self._last_failure = time.monotonic()
-        reason = worker.said.decode("utf-8", "replace") or f"worker {worker.pid} {how} before it was ready"
         self._log.failure(reason)
         if self._served:
             self._log.warning(f"next try in {policy.back_off(self._failures):g} s")
             return
         # Nothing has ever worked: it will not by itself.
-        self._exit = _EXIT_CONFIG if code == _EXIT_CONFIG else _EXIT_BOOT
+        self._exit = code
         self._graceful = 0.0
         self._stop("")
 
-    def _spawn(self) -> None:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        pid = os.fork()
+    def _spawn(self) -> bool:
+        """Fork a worker; False where the system has no process or descriptor left for one."""
+        _flush()
+        try:
+            ours, theirs = socket.socketpair()
+            try:
+                pid = os.fork()
+            except OSError:
+                ours.close()
+                theirs.close()
+                raise
+        except OSError as error:
+            self._failed(f"cannot start a worker: {error.strerror}", _EXIT_BOOT)
+            return False
         if pid == 0:
             code = _EXIT_BOOT
             try:
@@ -260,12 +273,15 @@ class Master:
             except BaseException:  # noqa: BLE001  (it ends here; the master only sees that it did)
                 traceback.print_exc()
             finally:
-                atexit._run_exitfuncs()  # noqa: SLF001  (the application's own, as in a process of its own)
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
+                try:
+                    atexit._run_exitfuncs()  # noqa: SLF001  (the application's own, as in a process of its own)
+                    _flush()
+                finally:  # never back into the master's code, which would end the other workers
+                    os._exit(code)
         theirs.close()
+        ours.setblocking(False)
         self._workers[pid] = _Worker(pid, ours, time.monotonic())
+        return True
 
     def _child(self, control: socket.socket) -> int:
         """Be a worker; returns its exit code."""
@@ -273,13 +289,16 @@ class Master:
         os.close(self._signals_in)
         os.close(self._signals_out)
         wakeup_in, wakeup_out = os.pipe()
-        os.set_blocking(wakeup_out, False)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the master tells us
+        for fd in (wakeup_in, wakeup_out):
+            os.set_blocking(fd, False)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for number in (signal.SIGTERM, signal.SIGQUIT):
+        # Ctrl-C reaches the whole group, and the master tells us. It is not ignored, since programs that the
+        # application starts would inherit that.
+        for number in (signal.SIGINT, *LEAVE):
             signal.signal(number, _note)
         signal.set_wakeup_fd(wakeup_out, warn_on_full_buffer=False)
+        os.register_at_fork(after_in_child=lambda: _forget(wakeup_out))
         try:
             run_worker(self._settings, self._sockets, control, wakeup_in, self._log)
         except WorkerBootError as error:
@@ -292,3 +311,29 @@ class Master:
 
 def _note(number: int, frame: object) -> None:
     """Do nothing: the wake-up descriptor has the signal's number."""
+
+
+def _forget(wakeup: int) -> None:
+    """In a process that the application has forked: a signal for it must end it, and must not end the worker."""
+    found = signal.set_wakeup_fd(-1)
+    if found not in (-1, wakeup):  # the application's own
+        signal.set_wakeup_fd(found)
+    for number in (signal.SIGINT, *LEAVE):
+        if signal.getsignal(number) is _note:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _flush() -> None:
+    """Write out what was printed; there may be no such stream, and nobody who reads it."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+
+
+def _signal_name(number: int) -> str:
+    """Real-time signals have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

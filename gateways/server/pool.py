@@ -7,6 +7,7 @@ switch, and a thread that blocks is replaced within two ticks.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -86,6 +87,8 @@ class Pool:
         self._polling = False
         """The leader waits in the poller."""
         self._finished = False
+        self._crash: BaseException | None = None
+        """What ended another thread than that of ``run``."""
         self._ticker_wake = threading.Event()
         self._ticker_asleep = False
         self._wake_in, self._wake_out = os.pipe()
@@ -128,7 +131,10 @@ class Pool:
     # -- running ------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Serve until ``stop`` was called and all is served; the calling thread is the first of the pool."""
+        """Serve until ``stop`` was called and all is served; the calling thread is the first of the pool.
+
+        Raises what ended any of the threads: without its leader the pool would stand still for ever.
+        """
         me = object()
         self._leader = me
         self.watch(self._wake_in, _Waker(self._wake_in))
@@ -141,11 +147,24 @@ class Pool:
         if others:
             threading.Thread(target=self._tick, name="gateways-ticker", daemon=True).start()
         self._lead(me)
+        if self._crash is not None:
+            raise self._crash
         for thread in others:
             thread.join(1.0)
         self.unwatch(self._wake_in)
         os.close(self._wake_in)
         os.close(self._wake_out)
+
+    def _crashed(self, error: BaseException) -> None:
+        """Let every thread go: nobody polls any more. ``run`` raises ``error``."""
+        with self._mutex:
+            self._crash = error
+            self._finished = self.stopping = True
+            for gate, _ in self._parked:
+                gate.release()
+            self._parked.clear()
+        with contextlib.suppress(OSError):
+            os.write(self._wake_out, b"w")
 
     def stop(self) -> None:
         """Take no new connection, close the idle ones, and let ``run`` return when the rest is served."""
@@ -232,6 +251,8 @@ class Pool:
     def _finish(self) -> bool:
         """Whether all is served and every other thread parked; then let them go."""
         with self._mutex:
+            if self._crash is not None:
+                return True
             if self.connections or self.ready or len(self._parked) < self._threads - 1:
                 return False
             self._finished = True
@@ -246,8 +267,11 @@ class Pool:
 
     def _follow(self) -> None:
         me = object()
-        if self._park(me):
-            self._lead(me)
+        try:
+            if self._park(me):
+                self._lead(me)
+        except BaseException as error:  # noqa: BLE001  (as from the poller, where the application closed its descriptor)
+            self._crashed(error)
 
     def _park(self, me: object) -> bool:
         """Wait until promoted, or lead at once where nobody does; False when the pool has finished."""

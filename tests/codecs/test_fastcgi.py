@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
@@ -571,6 +572,20 @@ def test_numbers_of_limits() -> None:
     assert error(begin(1), rec(PARAMS, 1, pairs(THREE | {"D": "", "E": ""})), rec(PARAMS, 1)) == (4, 3)
     assert error(begin(1), rec(PARAMS, 1), rec(STDIN, 1, b"x" * 12)) == (12, 10)
     assert error(begin(1), begin(2), begin(3)) == (3, 2)
+
+
+def test_parameters_in_tiny_records_take_no_more_than_their_size() -> None:
+    """Two bytes a record would be 20 times as much in memory."""
+    codec = FastCGICodec()
+    codec.feed(begin(1))
+    tracemalloc.start()
+    try:
+        for _ in range(60):
+            codec.feed(rec(PARAMS, 1, b"ab") * 1_000)
+        assert codec.buffered == 120_000
+        assert tracemalloc.get_traced_memory()[0] < 400_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_never_more_held_than_one_record_and_the_parameters() -> None:

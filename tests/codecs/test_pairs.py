@@ -220,6 +220,9 @@ MERGED: dict[str, tuple[Pairs, dict[str, str]]] = {
     "a coding": ([("HTTP_TRANSFER_ENCODING", "chunked")] * 2, {"HTTP_TRANSFER_ENCODING": "chunked"}),
     # Debian's nginx 1.22 sends REMOTE_USER twice: from the stock file and from its own fastcgi_params.
     "REMOTE_USER": ([("REMOTE_USER", ""), ("REMOTE_USER", "")], {"REMOTE_USER": ""}),
+    # include fastcgi_params; fastcgi_param SCRIPT_NAME ""; is how Flask's documentation has it, and many others'.
+    "SCRIPT_NAME": ([("SCRIPT_NAME", "/x"), ("A", "b"), ("SCRIPT_NAME", "")], {"SCRIPT_NAME": "", "A": "b"}),
+    "PATH_INFO": ([("PATH_INFO", ""), ("PATH_INFO", "/x"), ("PATH_INFO", "/y")], {"PATH_INFO": "/y"}),
     "names in two cases": ([("Http_Via", "a"), ("HTTP_VIA", "b")], {"Http_Via": "a", "HTTP_VIA": "b"}),
     "httpoxy, which environ drops": ([("HTTP_PROXY", "a"), ("HTTP_PROXY", "b")], {"HTTP_PROXY": "a, b"}),
     # wsgi.* is the server's to set (PEP 3333): a front end must not choose it.

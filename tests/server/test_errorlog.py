@@ -257,3 +257,13 @@ def test_output_is_flushed() -> None:
     with contextlib.redirect_stderr(stream):
         ErrorLog().output("caf\xe9 \udc80")
     assert raw.getvalue() == b"caf\xc3\xa9 \\udc80"
+
+
+def test_output_that_nobody_reads_is_no_failure() -> None:
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    for stream in (Broken(), None):
+        with contextlib.redirect_stderr(stream):  # None: without descriptor 2
+            ErrorLog().output("a line\n")

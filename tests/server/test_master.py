@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -161,6 +163,114 @@ def test_worker_that_ends_itself_is_replaced() -> None:
         server.await_ready(2)
         assert "ended with exit code 9; it is replaced" in server.text()
         assert server.get().startswith(b"pid ")
+
+
+def test_worker_killed_by_a_signal_without_a_name() -> None:
+    with served() as server:
+        (worker,) = server.workers()
+        os.kill(worker, signal.SIGRTMIN + 6)
+        server.await_ready(2)
+        assert f"worker {worker} was killed by signal {signal.SIGRTMIN + 6}; it is replaced" in server.text()
+        assert server.get().startswith(b"pid ")
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="prlimit is Linux's")
+def test_no_descriptor_left_for_another_worker() -> None:
+    """The master lives on, and tries again when it may work."""
+    with served("--workers", "2") as server:
+        first, second = server.workers()
+        limits = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (4, limits[1]))
+        os.kill(first, signal.SIGKILL)
+        server.await_log("cannot start a worker: Too many open files")
+        server.await_log("next try in 0.5 s")
+        assert server.get() == b"pid %d" % second
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
+        server.await_ready(3)
+        assert "Traceback" not in server.text()
+
+
+def test_nobody_reads_the_log_any_more() -> None:
+    """Workers are still replaced, and applications may still write to wsgi.errors."""
+    with open_directory() as directory:
+        shutil.copy(SOURCE, directory)
+        path = directory / "s"
+        command = [sys.executable, "-m", "gateways", "serve", "steered_app:app", "--http", str(path), "--workers", "2"]
+        out, log = os.pipe()
+        process = subprocess.Popen(
+            command, cwd=directory, env=os.environ | {"STEER": str(directory)}, stdout=log, stderr=log
+        )
+        try:
+            os.close(log)
+            with open(out, encoding="utf-8") as lines:
+                for _ in range(3):
+                    lines.readline()  # what starts, and twice "is ready"
+            workers = children(process.pid)
+            os.kill(workers[0], signal.SIGKILL)
+            wait_until(lambda: set(children(process.pid)) - set(workers) and gone(workers[0]), "it is replaced")
+            for _ in range(4):
+                with Peer(str(path), "http") as peer:
+                    assert peer.get("/errors").status == 200
+            process.terminate()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+@needs_proc
+def test_a_worker_that_cannot_flush_does_not_harm_the_others() -> None:
+    """What the application printed has nowhere to go at the end; another worker still serves a request."""
+    with open_directory() as directory:
+        shutil.copy(SOURCE, directory)
+        path = directory / "s"
+        command = [sys.executable, "-m", "gateways", "serve", "steered_app:app", "--http", str(path), "--workers", "2"]
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        reader, writer = os.pipe()
+        process = subprocess.Popen(
+            command, cwd=directory, env=environment | {"STEER": str(directory)}, stdout=writer, stderr=subprocess.PIPE
+        )
+        try:
+            os.close(writer)
+            os.close(reader)
+            assert process.stderr is not None
+            for _ in range(3):
+                process.stderr.readline()  # what starts, and twice "is ready"
+            first, second = children(process.pid)
+            with Peer(str(path), "http") as one, Peer(str(path), "http") as other:
+                for peer in (one, other):
+                    peer.send(request("http", "/print-and-wait"))
+                for pid in (first, second):
+                    wait_until((directory / f"waiting-{pid}").exists, "both serve")
+                process.terminate()
+                (directory / f"go-{second}").touch()
+                wait_until(lambda: gone(second), "the second one has ended")
+                (directory / f"go-{first}").touch()
+                assert one.answer().status == other.answer().status == 200
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+def test_started_without_stdout_or_stderr(closed: int) -> None:
+    with open_directory() as directory:
+        shutil.copy(SOURCE, directory)
+        path = directory / "s"
+        command = f'exec "$0" -m gateways serve steered_app:app --http "$1" {closed}>&-'
+        process = subprocess.Popen(
+            ["sh", "-c", command, sys.executable, str(path)], cwd=directory, env=os.environ | {"STEER": str(directory)}
+        )
+        try:
+            wait_until(lambda: path.exists() or process.poll() is not None, "it listens")
+            with Peer(str(path), "http") as peer:
+                assert peer.get("/errors").status == 200
+            process.terminate()
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.parametrize("trouble", ["broken", "deadly"])

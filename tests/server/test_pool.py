@@ -71,6 +71,15 @@ class CountingPoller:
         self._poller.close()
 
 
+class BrokenPoller(CountingPoller):
+    """Fails in a thread that is not the pool's first."""
+
+    def wait(self, timeout: float) -> list[tuple[int, int]]:
+        if threading.current_thread().name.startswith("gateways"):
+            raise OSError("Bad file descriptor")
+        return super().wait(timeout)
+
+
 # -- threads ----------------------------------------------------------------------------------------------------------
 
 
@@ -114,6 +123,23 @@ def test_all_busy_then_free_again() -> None:
             route.gate.await_waiting(2)
             route.gate.open()
             assert all(peer.answer().status == 200 for peer in peers)
+
+
+def test_a_thread_that_dies_ends_the_pool() -> None:
+    """Nobody would poll any more, and all would stand still for ever."""
+    route = Route()
+    served = Served(route, threads=3, poller=BrokenPoller(one_shot=True))
+
+    def break_it() -> None:
+        with served, served.connect() as peer:
+            peer.send(request("http", "/wait"))
+            route.gate.await_waiting(1)  # in the first thread; another one is promoted, and fails
+            within(lambda: served.pool.stopping, "the pool ends")
+            route.gate.open()
+            served.thread.join(SECONDS)
+
+    with pytest.raises(AssertionError, match="Bad file descriptor"):
+        break_it()
 
 
 def test_short_requests_stay_with_the_leader() -> None:

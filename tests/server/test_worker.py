@@ -74,6 +74,40 @@ def test_sigint_and_sighup_do_not_concern_a_worker() -> None:
         assert server.get() == b"pid %d" % worker
 
 
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_signals_of_the_application_do_not_concern_the_server(threads: str) -> None:
+    """Only SIGTERM and SIGQUIT ask a worker to leave; with one thread the application may have handlers."""
+    with served("--threads", threads) as server:
+        (worker,) = server.workers()
+        if threads == "1":
+            server.get("/alarm")
+            server.await_file("alarm")
+        assert server.get("/terminate-a-fork") == b"status 15"
+        assert server.get("/interrupt-a-program") == b"status -2"
+        time.sleep(0.1)
+        assert server.get() == b"pid %d" % worker
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_fork_that_exits_does_not_answer(threads: str) -> None:
+    with served("--threads", threads) as server:
+        (worker,) = server.workers()
+        assert server.get("/exit-in-a-fork") == b"status 0"
+        assert server.get() == b"pid %d" % worker
+        assert "Traceback" not in server.text()
+
+
+@pytest.mark.parametrize("threads", ["1", "2", "3"])
+def test_an_application_that_closes_every_descriptor(threads: str) -> None:
+    """The worker cannot serve any more, so it ends and is replaced, whichever thread finds out."""
+    with served("--threads", threads) as server:
+        for count in (2, 3, 4):
+            with server.peer() as peer:
+                peer.send(request("http", "/close-descriptors"))
+                server.await_ready(count)
+        assert server.get().startswith(b"pid ")
+
+
 def test_what_was_registered_for_the_end_is_run() -> None:
     with served() as server:
         assert server.stop() == 0

@@ -52,6 +52,11 @@ class RequestBody:
         """Bytes that came and were not read yet."""
         return self.received - self._taken
 
+    @property
+    def blocks(self) -> int:
+        """Pieces that came and were not read yet."""
+        return 0 if self._blocks is None else len(self._blocks)
+
     # -- from the connection ------------------------------------------------------------------------------------
 
     def put(self, data: bytes) -> None:

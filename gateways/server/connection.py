@@ -75,17 +75,16 @@ class Exchange:
             connection.send_body(event)
             return
         data = connection.codec.send(event)
-        if data:
-            connection.write(data)
         if isinstance(event, ResponseHead):
+            self.ended = event.end  # before the last byte is out: the peer may use the stream again at once
             if len(data) > _LONG_HEAD:
                 self._warn_long_head(len(data) - len(event.content))
-            if not event.end:
-                return
-        elif not isinstance(event, EndOfResponse):
-            return
-        self.ended = True
-        connection.answered(self)
+        elif isinstance(event, EndOfResponse):
+            self.ended = True
+        if data:
+            connection.write(data)
+        if self.ended:
+            connection.answered(self)
 
     def _warn_long_head(self, size: int) -> None:
         """Say, once a worker, what nginx answers with a 502 unless told otherwise."""
@@ -143,6 +142,10 @@ class Connection:
     """The request that body bytes belong to, until its body is whole and it is answered."""
     cut: bool = False
     """The body of the newest request has failed: more of it may be on its way."""
+    pulled: bool = False
+    """An application has waited for a body."""
+    pulling: bool = False
+    """A thread waits for a body now."""
     unread: int = 0
     """Body bytes thrown away since their request was answered."""
 
@@ -234,23 +237,53 @@ class Connection:
             newest.body.fail(BodyError(str(error), error.status_hint))
             self.cut = True
         else:
-            self.failure = error
+            self.failure = error.with_traceback(None)  # whose frames would hold this connection
 
     def pull(self, body: RequestBody) -> None:
         """Read once more for ``body``, which its application waits for (BodySource)."""
         exchange = self.newest
-        if exchange is None or exchange.body is not body or self.closed:
+        if exchange is None or exchange.body is not body or not self._begin_pull(exchange):
             body.fail(BodyError("the request is over"))
             return
-        if exchange.request.expects_continue and not body.received:
-            exchange.request.expects_continue = False
-            self.write(self.codec.send(Continue(exchange.request.stream)))
-        data = self.read_waiting()
-        if data is None:
+        data: bytes | None = b""
+        try:
+            if exchange.request.expects_continue and not body.received:
+                exchange.request.expects_continue = False
+                self.write(self.codec.send(Continue(exchange.request.stream)))
+            data = self.read_waiting()
+        finally:
+            over = self._end_pull(exchange)
+        if over:
+            body.fail(BodyError("the request is over"))
+        elif data is None:
             body.fail(BodyError(f"no byte of the body came for {self.pool.timeouts.body:g} s", 408))
             self.cut = True
         else:
             self.take(data)
+
+    def _begin_pull(self, exchange: Exchange) -> bool:
+        """Note that a thread waits for the body; False where it may not, since the request is answered."""
+        self.pulled = True
+        with self.pool.guard:
+            if self.closed or self.pulling or exchange.ended:
+                return False
+            self.pulling = True
+            return True
+
+    def _end_pull(self, exchange: Exchange) -> bool:
+        """Return whether the request was answered meanwhile: by another thread than this one of the application's.
+
+        Then what this thread has read may belong to the next request, so there must be none.
+        """
+        with self.pool.guard:
+            self.pulling = False
+            if self.closed:  # and the descriptor left to us
+                os.close(self.fd)
+            elif exchange.ended:
+                self._shutdown(socket.SHUT_RDWR)
+            else:
+                return False
+            return True
 
     def read_waiting(self) -> bytes | None:
         """Read once, waiting until the body's deadline; None when it passed, b"" at the end."""
@@ -275,6 +308,9 @@ class Connection:
             exchange = backlog.pop(0)
             pool.app(exchange)
             if self.closed:
+                return
+            if self.pulled and self.pulling:  # a thread of the application's own reads on
+                self.close()
                 return
             whole = exchange.body.ended and not self.cut
             if not exchange.ended:  # an App's own bug: it returned without an answer
@@ -491,6 +527,11 @@ class Connection:
         if self.registered:
             self.registered = False
             del self.pool.connections[self.fd]
+        if self.pulled:
+            with self.pool.guard:
+                if self.pulling:  # its number must not be another connection's while a thread still reads from it
+                    self._shutdown(socket.SHUT_RDWR)
+                    return
         os.close(self.fd)
 
 

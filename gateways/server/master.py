@@ -32,6 +32,7 @@ _EXIT_OK: Final = 0
 _EXIT_CONFIG: Final = 2
 _EXIT_BOOT: Final = 3
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_NOT_YET: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def serve(settings: Settings, on_ready: Callable[[], None] | None = None) -> int:
@@ -101,7 +102,7 @@ class Master:
 
     def run(self) -> int:
         """Supervise until stopped; returns the exit code."""
-        before = {number: signal.signal(number, _note) for number in (*_STOP_SIGNALS, signal.SIGCHLD, signal.SIGHUP)}
+        before = {number: signal.signal(number, _note) for number in (*_STOP_SIGNALS, signal.SIGCHLD, *_NOT_YET)}
         old_wakeup = signal.set_wakeup_fd(self._signals_out, warn_on_full_buffer=False)
         try:
             while True:
@@ -174,8 +175,9 @@ class Master:
                 if since is not None and time.monotonic() - since > _REPEATED:  # asked again: at once
                     self._graceful = 0.0
                 self._stop(signal.Signals(number).name)
-            elif number == signal.SIGHUP:
-                self._log.warning("SIGHUP: this version cannot reload; stop and start it instead")
+            elif number in _NOT_YET:
+                name = signal.Signals(number).name
+                self._log.warning(f"{name}: this version can neither reload nor reopen logs; stop and start it instead")
 
     def _stop(self, why: str) -> None:
         if self._stopping_since is None:

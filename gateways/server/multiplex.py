@@ -26,6 +26,7 @@ __all__ = ["MultiplexConnection"]
 
 _NEVER: Final = float("inf")
 _COPIED: Final = 4096  # bytes of body up to which a copy costs less than a longer system call
+_BLOCK: Final = 64  # bytes that a piece of a body takes beside its content
 _NO_RECORD: Final = b"\xff" * 8  # its version is 255
 
 
@@ -47,7 +48,7 @@ class MultiplexConnection(Connection):
         """The requests that are read, waiting or served, by stream."""
         self.lock = threading.Lock()
         self.write_lock = threading.Lock()
-        self.pulling: list[RequestBody] = []
+        self.readers: list[RequestBody] = []
         """Bodies whose threads wait in ``pull``."""
 
     def route(self, events: Iterable[Event]) -> None:
@@ -75,7 +76,7 @@ class MultiplexConnection(Connection):
                 self._refused(event)
             elif isinstance(event, Abort):
                 found = self.exchanges.get(event.stream)
-                if found is not None:
+                if found is not None and not found.ended:
                     found.aborted = True
                     found.body.fail(BodyError("the web server has aborted the request"))
 
@@ -83,7 +84,7 @@ class MultiplexConnection(Connection):
         """Hold body bytes for a request; one that no thread serves yet may hold so much and no more."""
         exchange.body.put(data)
         most = self.pool.limits.body_buffer
-        if exchange.body.held > most and not exchange.started:
+        if exchange.body.held + _BLOCK * exchange.body.blocks > most and not exchange.started:
             message = f"over {most} bytes of body came before a thread was free for the request"
             exchange.body.fail(BodyError(message, 503))
 
@@ -92,7 +93,7 @@ class MultiplexConnection(Connection):
         self.pool.log.refused(error.protocol, self.peer_name(), f"request {event.stream}: {error.message}")
         self._leave_unread()
         found = self.exchanges.get(event.stream)
-        if found is not None:  # it is being answered already; what is wrong is its body
+        if found is not None and not found.ended:  # it is being answered; what is wrong is its body
             found.body.fail(BodyError(str(error), error.status_hint))
             return
         try:
@@ -107,7 +108,7 @@ class MultiplexConnection(Connection):
             if not exchange.body.ended:
                 exchange.body.fail(BodyError(str(error), error.status_hint))
                 told = True  # by whoever reads the body
-        self.failure = error
+        self.failure = error.with_traceback(None)  # whose frames would hold this connection
         if not told or self.codec.error_stream:
             self.pool.log.refused(error.protocol, self.peer_name(), error.message)
         while stream := self.codec.error_stream:
@@ -148,8 +149,10 @@ class MultiplexConnection(Connection):
                 self.pool.app(exchange)
         except Exception as error:  # noqa: BLE001  (a bug of the App costs its request, not the others)
             self.pool.log.failure("an application failed", error)
-        if not exchange.ended or exchange.aborted:
+        if not exchange.ended:
             self._give_up(exchange)
+        elif self.exchanges.get(exchange.request.stream) is exchange:  # its last write failed
+            self.answered(exchange)
 
     def answered(self, exchange: Exchange) -> None:
         """The response is written, or given up: its stream is free, the reading side may have to change hands."""
@@ -265,10 +268,10 @@ class MultiplexConnection(Connection):
             if self._is_over(body):
                 body.fail(BodyError("the request is over"))
                 return
-            self.pulling.append(body)
+            self.readers.append(body)
             turn = self._await_turn(body)
             if not turn:
-                self.pulling.remove(body)
+                self.readers.remove(body)
         if not turn:
             return
         try:
@@ -282,7 +285,7 @@ class MultiplexConnection(Connection):
                 self.pool.submit(other)
             self.backlog = []
             with self.lock:
-                self.pulling.remove(body)
+                self.readers.remove(body)
                 self.reading = False
                 if self.arrived is not None:
                     self.arrived.notify_all()
@@ -327,7 +330,7 @@ class MultiplexConnection(Connection):
         """Another request, served by another thread, must first read what is held for it."""
         most = self.pool.limits.body_buffer
         for other in self.exchanges.values():
-            if other.body.held > most and other.started and not other.ended and other.body not in self.pulling:
+            if other.body.held > most and other.started and not other.ended and other.body not in self.readers:
                 return True
         return False
 

@@ -65,6 +65,8 @@ class Pool:
         self.watched: dict[int, Task] = {}
         """Listeners and pipes, by descriptor."""
         self.next_sweep = _NEVER
+        self.guard = threading.Lock()
+        """Held for moments: between a thread that waits for a body and one that closes its connection."""
         self.stopping = False
         self.warned_of_heads = False
         """Somebody has been told that response heads are long."""

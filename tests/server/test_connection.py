@@ -740,3 +740,42 @@ def test_linger_option_is_what_the_kernel_takes() -> None:
         assert struct.pack("ii", 1, 0) == b"\x01\0\0\0\0\0\0\0"
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8) == struct.pack("ii", 1, 0)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("tcp", [False, True])
+def test_a_thread_that_reads_on_after_the_answer_reads_nobody_elses_bytes(threads: int, tcp: bool) -> None:
+    """Its connection is closed, but its descriptor's number is not free before that thread has let go."""
+    errors: list[BaseException] = []
+    readers: list[threading.Thread] = []
+    seen: list[Any] = []
+
+    def read(exchange: Exchange) -> None:
+        try:
+            exchange.body.read()
+        except BodyError as error:
+            errors.append(error)
+
+    def app(exchange: Exchange) -> None:
+        if exchange.request.params["REQUEST_URI"] == "/reads":
+            readers.append(threading.Thread(target=read, args=(exchange,)))
+            readers[-1].start()
+            seen.append(exchange.connection)  # type: ignore[attr-defined]
+            within(lambda: seen[-1].pulling, "it reads")
+        reply(exchange, b"answer")
+
+    with Served(app, "http", threads=threads, tcp=tcp) as served:
+        for _ in range(5):
+            with served.connect() as peer:
+                peer.send(head_of("http", "/reads", length=10, keep=True))
+                assert peer.next_answer()[1].body == b"answer"
+                peer.wait_closed()
+            with served.connect() as peer:
+                assert peer.get().body == b"answer"
+        for reader in readers:
+            reader.join(SECONDS)
+            assert not reader.is_alive()
+        assert [str(error) for error in errors] == ["the request is over"] * 5
+        for connection in seen:
+            assert connection.closed
+        served.await_connections(0)

@@ -636,3 +636,69 @@ def test_chaos(threads: int, tcp: bool) -> None:
             each.join(60)
         assert not problems, problems[:5]
     assert not served.log.lines, served.log.lines[:5]
+
+
+# -- a stream that is used again the moment its answer has been read -------------------------------------------------
+
+
+def test_a_stream_used_again_and_refused_is_answered() -> None:
+    gate = Gate()
+    seen: list[Any] = []
+
+    def app(exchange: Exchange) -> None:
+        seen.append(exchange)
+        gate.wait()
+        reply(exchange, b"first")
+
+    with Served(app, "fastcgi", threads=2) as served, served.connect() as peer:
+        peer.send(request("fastcgi", keep=True))
+        gate.await_waiting(1)
+        with seen[0].connection.lock:  # its thread gets no further than the last write
+            gate.open()
+            assert peer.next_answer()[1].body == b"first"
+            peer.send(begin(1, KEEP, role=9))
+            assert peer.next_answer()[1].status == 501
+        peer.send(request("fastcgi", keep=True))
+        assert peer.next_answer()[1].body == b"first"
+
+
+def test_a_late_abort_does_not_end_the_next_request() -> None:
+    first, second = Gate(), Gate()
+
+    def app(exchange: Exchange) -> None:
+        if exchange.request.params["REQUEST_URI"] == "/1":
+            reply(exchange, b"first")
+            first.wait()
+            setattr(exchange, "aborted", True)  # noqa: B010  (as the thread that reads does, at the worst of times)
+        else:
+            second.wait()
+            reply(exchange, b"second")
+
+    with Served(app, "fastcgi", threads=3) as served, served.connect() as peer:
+        peer.send(request("fastcgi", "/1", keep=True))
+        assert peer.next_answer()[1].body == b"first"
+        peer.send(request("fastcgi", "/2", keep=True))
+        second.await_waiting(1)
+        first.open()
+        first.await_waiting(0)
+        peer.send(request("fastcgi", "/1", keep=True, stream=2))
+        assert peer.next_answer()[0] == 2
+        second.open()
+        stream, answer = peer.next_answer()
+        assert (stream, answer.body) == (1, b"second")
+
+
+def test_many_small_pieces_of_a_waiting_body_count_for_more_than_their_bytes() -> None:
+    def app(exchange: Exchange) -> None:
+        try:
+            reply(exchange, b"%d" % len(exchange.body.read()))
+        except BodyError as error:
+            reply(exchange, b"", f"{error.status_hint} x")
+
+    with Served(app, "fastcgi", limits=Limits(body_buffer=65_536)) as served, served.connect() as peer:
+        peer.send(head_of("fastcgi", length=1, keep=True))  # the only thread waits for this body, and reads for both
+        peer.send(head_of("fastcgi", length=4000, keep=True, stream=2))
+        peer.send(rec(STDIN, 2, b"x") * 4000 + rec(STDIN, 2))
+        peer.stdin(1, b"x", end=True)
+        answers = peer.answers(2)
+        assert (answers[1].body, answers[2].status) == (b"1", 503)

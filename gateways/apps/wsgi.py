@@ -200,7 +200,7 @@ class _Response:
     def start_response(
         self,
         status: str,
-        headers: list[tuple[str, str]],
+        headers: list[Any],
         exc_info: Any = None,  # noqa: ANN401  (sys.exc_info())
         /,
     ) -> Callable[[bytes], None]:
@@ -219,7 +219,10 @@ class _Response:
         if type(headers) is not list:
             _check_list(headers)
         length = -1
-        for name, value in headers:
+        for field in headers:
+            if not isinstance(field, tuple):  # PEP 3333: tuples; one build would take lists, the other not
+                raise LocalProtocolError("wsgi", f"a header is {type(field).__name__}, not a tuple of name and value")
+            name, value = field
             if type(value) is not str or not (value.isascii() and value.isprintable()):
                 _check_value(name, value)
             kind = _names.get(name)

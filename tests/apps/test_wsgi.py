@@ -581,7 +581,8 @@ def test_names(log: FakeLog, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "headers", [[(b"X-A", "a")], [("X-A", b"a")], [("X-A", 5)], [("X-A", None)], [(None, "a")], [(5, 5)]]
+    "headers",
+    [[(b"X-A", "a")], [("X-A", b"a")], [("X-A", 5)], [("X-A", None)], [(None, "a")], [(5, 5)], [["X-A", "a"]], ["ab"]],
 )
 def test_headers_of_another_type(log: FakeLog, headers: object) -> None:
     assert_plain(get(returning(b"x", headers=headers), log), 500)

@@ -16,7 +16,8 @@ from gateways.body import RequestBody
 from gateways.codecs.events import Abort, Body, EndOfBody, EndOfResponse, Event, RawBody, Refused, Request
 from gateways.codecs.refusal import error_response
 from gateways.errors import BodyError, LocalProtocolError, PeerClosed, RemoteProtocolError
-from gateways.server.connection import Connection, Exchange
+from gateways.server.connection import Connection
+from gateways.server.exchange import Exchange
 
 if TYPE_CHECKING:
     from gateways.codecs import Codec

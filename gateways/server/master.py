@@ -177,7 +177,7 @@ class Master:
                 self._stop(signal.Signals(number).name)
             elif number in _NOT_YET:
                 name = signal.Signals(number).name
-                self._log.warning(f"{name}: this version can neither reload nor reopen logs; stop and start it instead")
+                self._log.warning(f"{name}: this version cannot reload or reopen logs; stop and start it instead")
 
     def _stop(self, why: str) -> None:
         if self._stopping_since is None:

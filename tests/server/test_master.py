@@ -255,9 +255,10 @@ def test_a_worker_that_cannot_flush_does_not_harm_the_others() -> None:
                 assert [peer.answer().status for peer in peers] == [200, 200]
             assert process.wait(20) == 0
         finally:
-            for pid in (*children(process.pid), process.pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            if process.poll() is None:
+                for pid in (*children(process.pid), process.pid):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
             process.communicate()
 
 

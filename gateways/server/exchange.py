@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from gateways.body import RequestBody
 from gateways.codecs.events import Body, EndOfResponse, Event, RawBody, Request, ResponseHead
@@ -46,10 +46,8 @@ class Exchange:
     def send(self, event: Event) -> None:
         """Write one response event; raises PeerClosed, LocalProtocolError."""
         connection = self.connection
-        if self.aborted:
-            raise PeerClosed("the web server has aborted the request")
-        if self.ended:
-            raise LocalProtocolError(self.protocol, "the response has ended")
+        if self.aborted or self.ended:
+            self._refuse()
         if isinstance(event, Body):
             connection.send_body(event)
             return
@@ -64,6 +62,11 @@ class Exchange:
             connection.write(data)
         if self.ended:
             connection.answered(self)
+
+    def _refuse(self) -> NoReturn:
+        if self.aborted:
+            raise PeerClosed("the web server has aborted the request")
+        raise LocalProtocolError(self.protocol, "the response has ended")
 
     def _warn_long_head(self, size: int) -> None:
         """Say, once a worker, what nginx answers with a 502 unless told otherwise."""
@@ -80,6 +83,8 @@ class Exchange:
         """Write part of an open file as body; raises PeerClosed, and LocalProtocolError where it is too short."""
         connection = self.connection
         while count and (most := connection.codec.raw_size):
+            if self.aborted or self.ended:
+                self._refuse()
             size = min(count, most)
             connection.send_raw(RawBody(self.request.stream, size), fd, offset)
             offset += size

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -702,3 +703,23 @@ def test_many_small_pieces_of_a_waiting_body_count_for_more_than_their_bytes() -
         peer.stdin(1, b"x", end=True)
         answers = peer.answers(2)
         assert (answers[1].body, answers[2].status) == (b"1", 503)
+
+
+def test_a_file_is_sent_no_further_once_its_request_is_aborted(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 1_000_000)
+    outcome: list[type[BaseException]] = []
+
+    def app(exchange: Exchange) -> None:
+        exchange.send(ResponseHead(exchange.request.stream, "200 OK"))
+        setattr(exchange, "aborted", True)  # noqa: B010  (as the thread that reads does)
+        with path.open("rb") as file:
+            try:
+                exchange.send_file(file.fileno(), 0, 1_000_000)
+            except PeerClosed as error:
+                outcome.append(type(error))
+
+    with Served(app, "fastcgi") as served, served.connect() as peer:
+        peer.send(request("fastcgi", keep=True))
+        assert peer.next_answer()[1].body == b""
+    assert outcome == [PeerClosed]

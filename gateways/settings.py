@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -18,7 +17,29 @@ from typing import Any, Final
 
 from gateways.errors import ConfigError
 from gateways.limits import DEFAULT_LIMITS, DEFAULT_TIMEOUTS, Limits, Timeouts
-from gateways.server.address import Address, parse_address
+from gateways.server.address import Address
+from gateways.values import (
+    LOG_LEVELS,
+    Network,
+    absolute,
+    choice,
+    count,
+    directory,
+    duration,
+    file_name,
+    level,
+    listener,
+    listening,
+    log_target,
+    mount_point,
+    network,
+    octal_mode,
+    secret_text,
+    size,
+    size_text,
+    switch,
+    text,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -29,7 +50,7 @@ __all__ = ["PROTOCOLS", "SETTINGS", "Setting", "Settings", "load_settings"]
 
 PREFIX: Final = "GATEWAYS_"
 CONFIG_VARIABLE: Final = "GATEWAYS_CONFIG"
-FOREIGN_VARIABLES: Final = frozenset({"GATEWAYS_EXPECT_BUILD", "GATEWAYS_SECRET"})
+FOREIGN_VARIABLES: Final = frozenset({"GATEWAYS_EXPECT_BUILD", "GATEWAYS_HANDOVER"})
 """GATEWAYS_* names with a meaning elsewhere; GATEWAYS_TEST_* is left to test suites."""
 FOREIGN_PREFIX: Final = "GATEWAYS_TEST_"
 
@@ -41,12 +62,10 @@ DEFAULT_BACKLOG: Final = 1024
 DEFAULT_SOCKET_MODE: Final = 0o660
 """Connecting needs write permission on the path. 0o666 would let every account of the machine skip the web server
 and its access rules; with 0o660 the web server's group is given once: ``--socket-owner :www-data``."""
-LOG_LEVELS: Final = ("debug", "info", "warning", "error")
-SIZE_UNITS: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
-DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
-MAXIMUM_SECONDS: Final = 86_400.0
-"""Far below the 24.8 days at which a poller's milliseconds leave 31 bits."""
-MAXIMUM_COUNT: Final = 2**31 - 1
+POOLS: Final = ("static", "dynamic", "ondemand")
+LONGEST_AGE: Final = 365 * 86_400.0
+DEFAULT_WORKER_IDLE: Final = 10.0
+"""php-fpm's pm.process_idle_timeout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +88,57 @@ class Settings:
     uwsgi_modifier30: bool = False
     limits: Limits = DEFAULT_LIMITS
     timeouts: Timeouts = DEFAULT_TIMEOUTS
+    preload: bool = False
+    """The application is loaded in the master, before it forks."""
+    reload: bool = False
+    """The files of the application are watched, and a change is a reload."""
+    pool: str = "static"
+    """One of POOLS."""
+    min_workers: int = 1
+    """``dynamic``: as few workers as there may be."""
+    worker_idle: float = DEFAULT_WORKER_IDLE
+    """``dynamic`` and ``ondemand``: a worker that is not needed for so many seconds leaves."""
+    rolling: bool = False
+    """A reload replaces one worker at a time."""
+    max_requests: int = 0
+    """A worker is replaced after so many requests, and up to a tenth more; 0 is never. So for the next two."""
+    max_age: float = 0.0
+    """Seconds, and up to a tenth more."""
+    max_rss: int = 0
+    """Bytes of private memory."""
+    request_timeout: float = 0.0
+    """Seconds that the application may take for one request; 0 is no limit."""
+    slow_request: float = 0.0
+    """Seconds after which a request's stacks go to the slow log; 0 is never."""
+    allow_from: tuple[Network, ...] = ()
+    """Networks whose addresses may connect by TCP; empty is all."""
+    allow_user: tuple[str, ...] = ()
+    """Users whose processes may connect to a unix socket; empty is all."""
+    proxy_from: tuple[Network, ...] = ()
+    """Networks whose connections begin with a PROXY header."""
+    secret: str = field(default="", repr=False)
+    """What each request must bring as GATEWAYS_SECRET; empty is nothing."""
+    user: str = ""
+    group: str = ""
+    umask: int | None = None
+    chroot: str = ""
+    """An absolute path, or empty."""
     log_level: str = "info"
+    access_log: str = ""
+    """A file, ``-`` for stdout, ``syslog`` or ``syslog:FACILITY``; empty is none."""
+    access_format: str = "combined"
+    """``combined``, ``json``, or a format string."""
+    error_log: str = "-"
+    """As access_log; ``-`` is stderr."""
+    slow_log: str = ""
+    """A file; empty is the error log."""
+    control: str = ""
+    """Path of the master's own socket; empty for one in the user's runtime directory, ``off`` for none."""
+    metrics: Address | None = None
+    pid_file: str = ""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
-    """Setting's name -> where its value came from: ``--workers``, ``GATEWAYS_WORKERS``, ``workers in FILE``, or
-    ``default``."""
+    """Setting's name -> where its value came from: ``--workers``, ``GATEWAYS_WORKERS``, ``workers in FILE``,
+    ``default``, and for listeners ``systemd`` or ``descriptor 0``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +160,10 @@ class Setting:
     many: bool = False
     """May be given more than once; a list in TOML, commas or spaces in the environment."""
     positional: bool = False
+    common: bool = True
+    """Shown by ``--help``; the others by ``--help-all``."""
+    hidden_value: bool = False
+    """A secret: never shown."""
 
     @property
     def key(self) -> str:
@@ -111,127 +181,15 @@ class Setting:
         return PREFIX + self.key.upper()
 
 
-# Values: each takes the text of the command line or environment, or what TOML already typed.
-
-
-def text(value: object) -> str:
-    """Any text but the empty one."""
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{value!r} is not a text")
-    return value
-
-
-def switch(value: object) -> bool:
-    """A truth value."""
-    word = str(value).lower()
-    if word in ("true", "yes", "on", "1"):
-        return True
-    if word in ("false", "no", "off", "0"):
-        return False
-    raise ValueError(f"{value!r} is neither true nor false")
-
-
-def count(minimum: int, maximum: int = MAXIMUM_COUNT) -> Callable[[object], int]:
-    """Parse a whole number from ``minimum`` to ``maximum``."""
-
-    def parse(value: object) -> int:
-        digits = str(value) if not isinstance(value, bool) else ""
-        if not re.fullmatch(r"[0-9]{1,18}", digits) or not minimum <= int(digits) <= maximum:
-            upper = "up" if maximum == MAXIMUM_COUNT else f"to {maximum}"
-            raise ValueError(f"{value!r} is not a whole number from {minimum} {upper}")
-        return int(digits)
-
-    return parse
-
-
-def size(minimum: int) -> Callable[[object], int]:
-    """Parse bytes as ``65536``, ``64k``, ``1M`` or ``1G``; the units are powers of 1024."""
-
-    def parse(value: object) -> int:
-        match = re.fullmatch(r"([0-9]{1,18})(?:([kmg])(?:i?b)?)?", str(value).lower())
-        if match is None or isinstance(value, bool):
-            raise ValueError(f"{value!r} is not a size; write bytes, or a number with k, M or G, as in 64k")
-        found = int(match[1]) * SIZE_UNITS[match[2] or ""]
-        if found < minimum:
-            raise ValueError(f"{value!r} is less than {minimum} byte")
-        return found
-
-    return parse
-
-
-def duration(*, zero: bool) -> Callable[[object], float]:
-    """Parse seconds as ``30``, ``2.5``, ``500ms``, ``30s``, ``2m`` or ``1h``."""
-
-    def parse(value: object) -> float:
-        match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|)", str(value).lower())
-        if match is None or isinstance(value, bool):
-            raise ValueError(f"{value!r} is not a time; write seconds, or a number with ms, s, m or h, as in 500ms")
-        found = float(match[1]) * DURATION_UNITS[match[2]]
-        if found > MAXIMUM_SECONDS or (found == 0 and not zero):
-            raise ValueError(f"{value!r} is not a time {'of 0' if zero else 'above 0'} to 24h")
-        return found
-
-    return parse
-
-
-def octal_mode(value: object) -> int:
-    """Permissions in octal digits. TOML's own integers are refused: ``440`` there means 0o670."""
-    if not isinstance(value, str) or not re.fullmatch(r"(0o)?0?[0-7]{3}", value):
-        raise ValueError(f"{value!r} is not a file mode; write three octal digits as text, as in '660'")
-    return int(value, 8)
-
-
-def mount_point(value: object) -> str:
-    """A path prefix: leading slash, no trailing slash, nothing for the root."""
-    prefix = text(value).strip("/")
-    if re.search(r"[?#\s\x00-\x1f]|//", prefix):
-        raise ValueError(f"{value!r} is not a path prefix; write it as in /shop")
-    return f"/{prefix}" if prefix else ""
-
-
-def directory(value: object) -> str:
-    """The absolute path of a directory that exists."""
-    path = absolute(text(value))
-    if not Path(path).is_dir():
-        raise ValueError(f"{value!r} is not a directory")
-    return path
-
-
-def absolute(path: str) -> str:
-    """Make a path absolute. Symbolic links stay: a deployment switches one and reloads."""
-    try:
-        return os.path.abspath(path)
-    except FileNotFoundError:
-        raise ConfigError(
-            "the current directory does not exist any more; change to another one (cd), or give --chdir a whole path"
-        ) from None
-
-
-def level(value: object) -> str:
-    """A log level."""
-    word = str(value).lower()
-    if word not in LOG_LEVELS:
-        raise ValueError(f"{value!r} is none of {', '.join(LOG_LEVELS)}")
-    return word
-
-
-def listener(value: object) -> Address:
-    """An address; TOML may hold a bare port as a number."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise ValueError(f"{value!r} is not an address")
-    return parse_address(str(value))
-
-
-def size_text(value: int) -> str:
-    """The shortest way to write a size."""
-    for unit in ("g", "m", "k"):
-        if value and value % SIZE_UNITS[unit] == 0:
-            return f"{value // SIZE_UNITS[unit]}{unit.upper() if unit != 'k' else unit}"
-    return str(value)
-
-
 # The schema
 
+
+def control_path(value: object) -> str:
+    """The absolute path of a unix socket, or ``off``."""
+    return OFF if value == OFF else file_name(value)
+
+
+OFF: Final = "off"
 LISTENER_HELPS: Final = {
     "fastcgi": "FastCGI for nginx, Apache, lighttpd, Caddy",
     "scgi": "SCGI for nginx, Apache, lighttpd",
@@ -240,18 +198,18 @@ LISTENER_HELPS: Final = {
     "auto": "any of them, told by the first byte",
 }
 TIMEOUT_HELPS: Final = {
-    "head": "a whole request head",
-    "body": "between two pieces of a request body",
-    "write": "until the peer takes more response",
-    "keepalive": "an idle kept connection",
-    "drain": "taking an unread body after the answer",
-    "graceful": "running requests at the end",
-    "boot": "a worker that loads the application",
+    "head": "wait for a whole request head",
+    "body": "wait for the next piece of a body",
+    "write": "wait until the peer takes more",
+    "keepalive": "wait on an idle kept connection",
+    "drain": "take an unread body after the answer",
+    "graceful": "at the end, let requests finish",
+    "boot": "let a worker load the application",
 }
 LIMIT_HELPS: Final = {
     "params_bytes": "one request's header or parameters",
     "params_count": "how many parameters of one request",
-    "body_bytes": "one request body, 0 for no limit",
+    "body_bytes": "one request body",
     "body_buffer": "a body held before it is read",
     "requests_per_connection": "at once on a FastCGI connection",
     "drain_bytes": "unread body taken after the answer",
@@ -271,6 +229,7 @@ def timeout_settings() -> Iterable[Setting]:
             parse=duration(zero=entry.name in MAY_BE_ZERO),
             default=default,
             shown=f"{default:g}s",
+            common=entry.name == "graceful",
         )
 
 
@@ -287,12 +246,24 @@ def limit_settings() -> Iterable[Setting]:
             help=LIMIT_HELPS.get(entry.name, ""),
             parse=size(minimum) if is_size else count(minimum),
             default=default,
-            shown=size_text(default) if is_size else str(default),
+            shown=(size_text(default) if is_size else str(default)) if default else OFF,
+            common=False,
         )
+
+
+def rare(
+    name: str, group: str, metavar: str, words: str, parse: Callable[[object], Any], default: Any = None,  # noqa: ANN401
+    shown: str = "", *, many: bool = False,
+) -> Setting:  # fmt: skip
+    return Setting(name, group, metavar, words, parse, default, shown, many=many, common=False)
 
 
 SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("app", "Application", "APP", "package.module:attribute", text, positional=True),
+    Setting("mount", "Application", "PREFIX", "its URL prefix, where none is sent", mount_point),
+    Setting("chdir", "Application", "DIR", "run in DIR, and import from it", directory, ".", "."),
+    Setting("preload", "Application", "", "load it once, before the workers are forked", switch, default=False),
+    Setting("reload", "Application", "", "for development: reload when a file changes", switch, default=False),
     *(Setting(name, "Listen", "ADDR", LISTENER_HELPS[name], listener, many=True) for name in PROTOCOLS),
     Setting(
         "socket-mode",
@@ -304,17 +275,61 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         f"{DEFAULT_SOCKET_MODE:o}",
     ),
     Setting("socket-owner", "Listen", "OWNER", "their USER, USER:GROUP or :GROUP", text, ""),
-    Setting(
-        "backlog", "Listen", "N", "queue to accept, up to somaxconn", count(1), DEFAULT_BACKLOG, f"{DEFAULT_BACKLOG}"
+    rare("backlog", "Listen", "N", "connections that wait to be accepted", count(1), DEFAULT_BACKLOG, "1024"),
+    rare("uwsgi-modifier30", "Listen", "", "take uwsgi's modifier1 30 too (old configs)", switch, default=False),
+    Setting("workers", "Workers", "N", "processes; in a dynamic pool, at most", count(1, 1024), 1, "1"),
+    Setting("threads", "Workers", "N", "threads of each worker", count(1, 1024), 1, "1"),
+    Setting("pool", "Workers", "KIND", "static, dynamic or ondemand", choice(*POOLS), "static", "static"),
+    rare("min-workers", "Workers", "N", "in a dynamic pool, at least", count(1, 1024), 1, "1"),
+    rare(
+        "worker-idle",
+        "Workers",
+        "TIME",
+        "end workers that were idle so long",
+        duration(zero=False),
+        DEFAULT_WORKER_IDLE,
+        "10s",
     ),
-    Setting("uwsgi-modifier30", "Listen", "", "take uwsgi's modifier1 30 too (old configs)", switch, default=False),
-    Setting("mount", "Application", "PREFIX", "SCRIPT_NAME, where it is not what is sent", mount_point),
-    Setting("chdir", "Application", "DIR", "run there; it is importable", directory, ".", "."),
-    Setting("workers", "Workers", "N", "processes", count(1, 1024), 1, "1"),
-    Setting("threads", "Workers", "N", "threads of each", count(1, 1024), 1, "1"),
+    rare("rolling", "Workers", "", "reload workers one at a time", switch, default=False),
+    Setting("max-requests", "Workers", "N", "replace a worker after N requests", count(0), 0, OFF),
+    rare(
+        "max-age",
+        "Workers",
+        "TIME",
+        "replace a worker after so long",
+        duration(zero=True, longest=LONGEST_AGE),
+        0.0,
+        OFF,
+    ),
+    Setting("max-rss", "Workers", "SIZE", "replace a worker above this memory", size(0), 0, OFF),
+    Setting("request-timeout", "Timeouts", "TIME", "let a request run, at most", duration(zero=True), 0.0, OFF),
+    Setting("slow-request", "Timeouts", "TIME", "log stacks of requests that take more", duration(zero=True), 0.0, OFF),
     *timeout_settings(),
     *limit_settings(),
-    Setting("log-level", "General", "LEVEL", "debug, info, warning or error", level, "info", "info"),
+    Setting("allow-from", "Security", "CIDR", "networks that may connect by TCP", network, many=True),
+    rare("allow-user", "Security", "USER", "users that may connect by unix socket", text, many=True),
+    rare("proxy-from", "Security", "CIDR", "networks that send a PROXY header first", network, many=True),
+    Setting(
+        "secret",
+        "Security",
+        "TEXT",
+        "requests must bring it as GATEWAYS_SECRET",
+        secret_text,
+        "",
+        hidden_value=True,
+    ),
+    Setting("user", "Security", "USER", "run workers as USER, when started as root", text, ""),
+    Setting("group", "Security", "GROUP", "and as GROUP", text, ""),
+    rare("umask", "Security", "MODE", "file mode mask of the workers", octal_mode),
+    rare("chroot", "Security", "DIR", "root directory of the workers", directory, ""),
+    Setting("access-log", "Logs", "FILE", "a line a request; - is stdout; or syslog", log_target, ""),
+    Setting("access-format", "Logs", "FORMAT", "combined, json or a format", text, "combined", "combined"),
+    Setting("error-log", "Logs", "FILE", "what went wrong; - is stderr; or syslog", log_target, "-", "-"),
+    rare("slow-log", "Logs", "FILE", "a file of its own for slow requests", log_target, ""),
+    Setting("log-level", "Logs", "LEVEL", ", ".join(LOG_LEVELS), level, "info", "info"),
+    Setting("control", "Control", "PATH", "socket of gateways status, stop...; or off", control_path, ""),
+    Setting("metrics", "Control", "ADDR", "OpenMetrics, /healthz and /readyz by HTTP", listening),
+    rare("pid-file", "Control", "FILE", "the master's process id", file_name, ""),
 )
 
 
@@ -328,6 +343,7 @@ def load_settings(arguments: Mapping[str, object] | None = None, environ: Mappin
     """Bring command line, environment and file together; raise ConfigError, naming the place, for the first mistake.
 
     ``arguments`` has the settings' keys (``head_timeout``) and ``config``; None and an empty tuple are "not given".
+    Where no listener is named, those count that this process was started with.
     """
     arguments = arguments or {}
     environ = os.environ if environ is None else environ
@@ -335,6 +351,8 @@ def load_settings(arguments: Mapping[str, object] | None = None, environ: Mappin
     given: Given = from_file(str(file)) if file else {}
     given |= from_environment(environ)
     given |= from_arguments(arguments)
+    if not any(name in given for name in PROTOCOLS):
+        given |= from_descriptors(environ)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for setting in SETTINGS:
@@ -354,21 +372,22 @@ def assemble(values: dict[str, Any], sources: dict[str, str]) -> Settings:
             "for example: gateways serve shop.wsgi:application --http 8000"
         )
     listeners = tuple((name, address) for name in PROTOCOLS for address in values[name] or ())
-    check_listeners(listeners)
+    metrics = [("metrics", values["metrics"])] if values["metrics"] is not None else []
+    check_listeners((*listeners, *metrics))
+    if values["pool"] == "dynamic" and values["min_workers"] > values["workers"]:
+        raise ConfigError(
+            f"--min-workers {values['min_workers']} is more than --workers {values['workers']}, the most there may be"
+        )
+    taken = {entry.name for entry in fields(Settings)} & set(values)
     return Settings(
-        app=values["app"],
+        **{key: values[key] for key in taken - {"chdir", "allow_from", "allow_user", "proxy_from"}},
         listeners=listeners or (DEFAULT_LISTENER,),
-        socket_mode=values["socket_mode"],
-        socket_owner=values["socket_owner"],
-        backlog=values["backlog"],
-        workers=values["workers"],
-        threads=values["threads"],
-        mount=values["mount"],
         chdir=absolute(values["chdir"]),
-        uwsgi_modifier30=values["uwsgi_modifier30"],
+        allow_from=values["allow_from"] or (),
+        allow_user=values["allow_user"] or (),
+        proxy_from=values["proxy_from"] or (),
         limits=Limits(**{entry.name: values[f"max_{entry.name}"] for entry in fields(Limits)}),
         timeouts=Timeouts(**{entry.name: values[f"{entry.name}_timeout"] for entry in fields(Timeouts)}),
-        log_level=values["log_level"],
         sources=sources,
     )
 
@@ -423,6 +442,17 @@ def from_environment(environ: Mapping[str, str]) -> Given:
     return given
 
 
+def from_descriptors(environ: Mapping[str, str]) -> Given:
+    """What systemd, or a FastCGI process manager, has passed to this process."""
+    from gateways.server.inherited import passed  # noqa: PLC0415 - needs socket, and --help does not
+
+    given: dict[str, tuple[list[str], str]] = {}
+    for protocol, address in passed(environ, os.getpid(), PROTOCOLS):
+        written, _ = given.setdefault(protocol, ([], "descriptor 0" if address.fd == 0 else "systemd"))
+        written.append(str(address))
+    return dict(given)
+
+
 def from_file(path: str) -> Given:
     """What the TOML file gave."""
     try:
@@ -432,6 +462,8 @@ def from_file(path: str) -> Given:
         raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"the configuration file {path} is not valid TOML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"the configuration file {path} is nested too deep; settings are names and values") from None
     known = {setting.name: setting for setting in SETTINGS}
     given: Given = {}
     for key, value in table.items():

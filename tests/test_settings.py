@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
 from gateways.errors import ConfigError
 from gateways.limits import Limits, Timeouts
+from gateways.server import inherited
 from gateways.server.address import Address
 from gateways.settings import SETTINGS, Settings, load_settings
 
 
 def load(environ: Mapping[str, str] | None = None, **arguments: object) -> Settings:
+    return load_given(arguments, environ)
+
+
+def load_given(arguments: Mapping[str, object], environ: Mapping[str, str] | None = None) -> Settings:
     return load_settings({"app": "shop:app", **arguments}, environ or {})
 
 
@@ -148,6 +155,15 @@ def test_toml_has_its_own_types_and_both_spellings(config: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
+        (f"workers = {'[' * 5000}", "is nested too deep; settings are names and values"),
+        (f"workers = {'{a=' * 5000}", "is nested too deep"),
+        (f"workers{'.a' * 5000} = 1", "a table is not a whole number|is nested too deep"),  # old tomli: the latter
+        (f"workers = 0x{'f' * 50_000}", "workers in .*: so long a number is not a whole number"),
+        (f"http = [{'[' * 200}{']' * 200}]", "http in .*: a list is not an address"),
+        ('socket-owner = "a\\u0000b"', r"socket-owner in .*: 'a\\x00b' holds a NUL"),
+        ("max-rss = false", "max-rss in .*: False is not a size"),
+        ("preload = 2", "preload in .*: 2 is neither true nor false"),
+        ("umask = 22", "umask in .*: 22 is not a file mode"),
         ("wrokers = 2", r"'wrokers' in .*gateways.toml is no setting \(did you mean workers\?\)"),
         ("head_timout = 2", r"\(did you mean head-timeout\?\)"),
         ("xyzzy = 2", "'xyzzy' in .* is no setting; correct it or remove it"),
@@ -192,7 +208,9 @@ def test_an_empty_variable_is_absent() -> None:
     assert load({"GATEWAYS_WORKERS": "", "GATEWAYS_CONFIG": "", "GATEWAYS_HTTP": ""}) == load()
 
 
-@pytest.mark.parametrize("name", ["GATEWAYS_EXPECT_BUILD", "GATEWAYS_SECRET", "GATEWAYS_TEST_VENV", "GATEWAY_WORKERS"])
+@pytest.mark.parametrize(
+    "name", ["GATEWAYS_EXPECT_BUILD", "GATEWAYS_HANDOVER", "GATEWAYS_TEST_VENV", "GATEWAY_WORKERS"]
+)
 def test_variables_that_are_none_of_ours(name: str) -> None:
     assert load({name: "x"}) == load()
 
@@ -209,18 +227,210 @@ def test_a_mistake_in_the_environment_names_the_variable() -> None:
         load({"GATEWAYS_WORKERS": "two"})
 
 
+# Each setting of its own, from each of the three places
+
+NEW: dict[str, tuple[str, object]] = {
+    # name: what is written, and the value
+    "preload": ("yes", True),
+    "reload": ("true", True),
+    "pool": ("Dynamic", "dynamic"),
+    "min-workers": ("3", 3),
+    "worker-idle": ("1m", 60.0),
+    "rolling": ("on", True),
+    "max-requests": ("1000", 1000),
+    "max-age": ("7d", 604_800.0),
+    "max-rss": ("200M", 200 << 20),
+    "request-timeout": ("30", 30.0),
+    "slow-request": ("500ms", 0.5),
+    "allow-from": ("10.0.0.0/8", (ip_network("10.0.0.0/8"),)),
+    "allow-user": ("www-data", ("www-data",)),
+    "proxy-from": ("::1", (ip_network("::1"),)),
+    "secret": ("correct-horse", "correct-horse"),
+    "user": ("www-data", "www-data"),
+    "group": ("33", "33"),
+    "umask": ("027", 0o027),
+    "chroot": ("/", "/"),
+    "access-log": ("syslog:daemon", "syslog:daemon"),
+    "access-format": ("json", "json"),
+    "error-log": ("/var/log/shop", "/var/log/shop"),
+    "slow-log": ("/var/log/slow", "/var/log/slow"),
+    "log-level": ("Debug", "debug"),
+    "control": ("/run/shop/control", "/run/shop/control"),
+    "metrics": ("9100", tcp(9100)),
+    "pid-file": ("/run/shop.pid", "/run/shop.pid"),
+}
+MANY = [setting.name for setting in SETTINGS if setting.many]
+
+
+@pytest.mark.parametrize("name", NEW)
+@pytest.mark.parametrize("place", ["argument", "environment", "file"])
+def test_each_setting_from_each_place(config: Path, name: str, place: str) -> None:
+    written, value = NEW[name]
+    key = name.replace("-", "_")
+    more = {"workers": "3"}  # for min-workers
+    if place == "argument":
+        settings = load_given({key: (written,) if name in MANY else written, **more})
+        source = f"--{name}"
+    elif place == "environment":
+        source = f"GATEWAYS_{key.upper()}"
+        settings = load_given(more, {source: written})
+    else:
+        config.write_text(f'{name} = "{written}"')
+        settings = load_given({"config": str(config), **more})
+        source = f"{name} in {config}"
+    assert getattr(settings, key) == value
+    assert settings.sources[name] == source
+    assert load().sources[name] == "default"
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "sentence"),
+    [
+        ("preload", "maybe", "'maybe' is neither true nor false"),
+        ("reload", "", "'' is neither true nor false"),
+        ("pool", "prefork", "'prefork' is none of static, dynamic, ondemand"),
+        ("min-workers", "0", "'0' is not a whole number from 1 to 1024"),
+        ("min-workers", "1025", "'1025' is not a whole number from 1 to 1024"),
+        ("worker-idle", "0", "'0' is not a time above 0 to 1d"),
+        ("max-requests", "-1", "'-1' is not a whole number from 0 up"),
+        ("max-requests", "2147483648", "'2147483648' is not a whole number from 0 up"),
+        ("max-age", "366d", "'366d' is not a time of 0 to 365d"),
+        ("max-rss", "1.5G", "'1.5G' is not a size; write bytes, or a number with k, M or G"),
+        ("request-timeout", "25h", "'25h' is not a time of 0 to 1d"),
+        ("slow-request", "soon", "'soon' is not a time; write seconds"),
+        ("allow-from", ("127.0.0.1", "10.1.2.3/8"), "'10.1.2.3/8' is not a network .*: it has bits beyond its prefix"),
+        ("proxy-from", ("localhost",), "'localhost' is not a network"),
+        ("allow-user", ("",), "'' is not a text"),
+        ("secret", "hunter2\n", "^--secret: this is no secret: write printable ASCII characters"),
+        ("user", "", "'' is not a text"),
+        ("umask", "22", "'22' is not a file mode; write three octal digits"),
+        ("chroot", "/no/such/directory", "'/no/such/directory' is not a directory"),
+        ("access-log", "logs/", "'logs/' names no file"),
+        ("access-format", "", "'' is not a text"),
+        ("slow-log", ".", r"'\.' names no file"),
+        ("log-level", "loud", "'loud' is none of debug, info, warning, error"),
+        ("control", "run/", "'run/' names no file"),
+        ("control", "-", "'-' names no file"),
+        ("metrics", "fd:3", "'fd:3' is neither HOST:PORT nor a path"),
+        ("metrics", "localhost", "'localhost' is not an address: there is no port in it"),
+        ("pid-file", "-", "'-' names no file"),
+    ],
+)
+def test_each_setting_has_a_sentence_for_a_mistake(name: str, written: object, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        load_given({name.replace("-", "_"): written})
+    assert str(caught.value).startswith(f"--{name}: ")
+
+
+@pytest.mark.parametrize("name", ["max-requests", "max-age", "max-rss", "request-timeout", "slow-request"])
+def test_what_is_off_is_written_so_or_as_zero(name: str) -> None:
+    key = name.replace("-", "_")
+    for written in ("off", "0"):
+        assert getattr(load_given({key: written}), key) == getattr(load(), key) == 0
+
+
+def test_lists_hold_several(config: Path) -> None:
+    config.write_text('allow-from = ["127.0.0.1", "10.0.0.0/8"]\nallow-user = ["a", "b"]')
+    settings = load({"GATEWAYS_PROXY_FROM": "127.0.0.1, ::1"}, config=str(config))
+    assert [str(each) for each in settings.allow_from] == ["127.0.0.1/32", "10.0.0.0/8"]
+    assert settings.allow_user == ("a", "b")
+    assert [str(each) for each in settings.proxy_from] == ["127.0.0.1/32", "::1/128"]
+
+
+def test_the_control_socket_may_be_off() -> None:
+    assert load(control="off").control == "off"
+    assert load(control="./off").control == str(Path.cwd() / "off")
+
+
+def test_a_dynamic_pool_has_fewer_at_least_than_at_most() -> None:
+    with pytest.raises(ConfigError, match="--min-workers 3 is more than --workers 2, the most there may be"):
+        load(pool="dynamic", min_workers="3", workers="2")
+    assert load(pool="dynamic", min_workers="2", workers="2").min_workers == 2
+    assert load(pool="static", min_workers="3", workers="2").workers == 2
+
+
+def test_the_metrics_have_an_address_of_their_own() -> None:
+    with pytest.raises(ConfigError, match=r"127\.0\.0\.1:9100 is given twice, for http and for metrics"):
+        load(http=("9100",), metrics="9100")
+
+
+SECRET = "correct-horse-battery"
+
+
+def test_the_secret_is_not_shown(config: Path) -> None:
+    assert SECRET not in repr(load({"GATEWAYS_SECRET": SECRET}))
+    assert SECRET not in repr(load({"GATEWAYS_SECRET": SECRET}).sources)
+    config.write_text(f'secret = ["{SECRET}"]')
+    with pytest.raises(ConfigError) as caught:
+        load(config=str(config))
+    assert SECRET not in str(caught.value)
+
+
+def test_the_secret_is_the_only_one() -> None:
+    assert [setting.name for setting in SETTINGS if setting.hidden_value] == ["secret"]
+
+
+# Sockets that the process was started with
+
+ACTIVATED = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "2", "LISTEN_FDNAMES": "scgi:fastcgi-main"}
+
+
+@pytest.fixture
+def listening(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """The descriptors that count as listening sockets."""
+    found: set[int] = set()
+
+    def passed(environ: Mapping[str, str], pid: int, protocols: Sequence[str]) -> list[tuple[str, Address]]:
+        return original(environ, pid, protocols, found.__contains__)
+
+    original = inherited.passed
+    monkeypatch.setattr(inherited, "passed", passed)
+    return found
+
+
+def test_sockets_of_systemd(listening: set[int]) -> None:
+    listening |= {3, 4}
+    settings = load(ACTIVATED)
+    assert settings.listeners == (("fastcgi", Address("fd", fd=4)), ("scgi", Address("fd", fd=3)))
+    assert (settings.sources["fastcgi"], settings.sources["scgi"]) == ("systemd", "systemd")
+    assert settings.sources["http"] == "default"
+
+
+def test_descriptor_0(listening: set[int]) -> None:
+    listening.add(0)
+    settings = load()
+    assert settings.listeners == (("fastcgi", Address("fd", fd=0)),)
+    assert settings.sources["fastcgi"] == "descriptor 0"
+
+
+@pytest.mark.parametrize("place", ["argument", "environment", "file"])
+def test_a_listener_that_is_named_counts_alone(listening: set[int], config: Path, place: str) -> None:
+    listening |= {0, 3, 4}
+    config.write_text("http = 8000" if place == "file" else "")
+    environ = {**ACTIVATED, **({"GATEWAYS_HTTP": "8000"} if place == "environment" else {})}
+    settings = load(environ, config=str(config), http=("8000",) if place == "argument" else ())
+    assert settings.listeners == (("http", tcp(8000)),)
+    assert load(ACTIVATED, fastcgi=("fd:3",)).listeners == (("fastcgi", Address("fd", fd=3)),)
+
+
+def test_a_socket_of_systemd_that_cannot_be_served(listening: set[int]) -> None:
+    listening.add(3)
+    with pytest.raises(ConfigError, match="descriptor 4, called 'fastcgi-main', and it is not a stream socket"):
+        load(ACTIVATED)
+
+
 # Values
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("30", 30), ("0.25", 0.25), ("500ms", 0.5), ("30s", 30), ("2m", 120), ("1H", 3600), ("24h", 86_400)],
+    [("30", 30), ("0.25", 0.25), ("500ms", 0.5), ("30s", 30), ("2m", 120), ("1H", 3600), ("1d", 86_400)],
 )
 def test_times(text: str, seconds: float) -> None:
     assert load(head_timeout=text).timeouts.head == seconds
 
 
-@pytest.mark.parametrize("text", ["", "-1", "+1", "1e3", "nan", "1 s", "1d", "25h", "0", "0ms", "٣"])
+@pytest.mark.parametrize("text", ["", "-1", "+1", "1e3", "nan", "1 s", "1w", "25h", "2d", "0", "0ms", "٣", "off"])
 def test_no_times(text: str) -> None:
     with pytest.raises(ConfigError, match=r"--head-timeout: .* is not a time"):
         load(head_timeout=text)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import re
+import socket
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
 
 from gateways.body import RequestBody
 from gateways.codecs.events import Event, Request
-from gateways.server.errorlog import ErrorLog, configure, escape
+from gateways.server.errorlog import ErrorLog, configure, escape, set_in
+from gateways.server.logfiles import LogTarget, open_target
 
 STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[\d+\] ([A-Z]+) (.*)")
 
@@ -57,15 +62,54 @@ class Stderr(io.StringIO):
 
 
 @pytest.fixture
-def stderr() -> Iterator[Stderr]:
-    """Configure the log onto a stderr of its own; afterwards logging is as it was."""
+def logger() -> Iterator[logging.Logger]:
+    """Give the logger; afterwards logging is as it was."""
     logger = logging.getLogger("gateways")
     before = logger.handlers[:], logger.propagate, logger.level
-    stream = Stderr()
-    stream.configure("info")
-    yield stream
+    yield logger
     logger.handlers[:], logger.propagate = before[:2]
     logger.setLevel(before[2])
+
+
+@pytest.fixture
+def stderr(logger: logging.Logger) -> Stderr:
+    """Configure the log onto a stderr of its own."""
+    stream = Stderr()
+    stream.configure("info")
+    return stream
+
+
+class Writes:
+    """A target that keeps each write(2) apart, as datagrams are."""
+
+    def __init__(self) -> None:
+        ours, self._end = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        for sock in (ours, self._end):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        self._end.setblocking(False)
+        self.target = LogTarget(ours.detach(), "error")
+
+    def next(self) -> bytes:
+        return self._end.recv(1 << 20)
+
+    def only(self) -> bytes:
+        """Return what the one write wrote."""
+        data = self.next()
+        with pytest.raises(BlockingIOError):
+            self._end.recv(1)
+        return data
+
+    def close(self) -> None:
+        self.target.close()
+        self._end.close()
+
+
+@pytest.fixture
+def writes(logger: logging.Logger) -> Iterator[Writes]:
+    made = Writes()
+    configure("info", made.target)
+    yield made
+    made.close()
 
 
 def lines(stderr: Stderr) -> list[tuple[str, str]]:
@@ -267,3 +311,130 @@ def test_output_that_nobody_reads_is_no_failure() -> None:
     for stream in (Broken(), None):
         with contextlib.redirect_stderr(stream):  # None: without descriptor 2
             ErrorLog().output("a line\n")
+
+
+def test_control_characters_of_any_message(stderr: Stderr) -> None:
+    log = ErrorLog()
+    log.info("a\x1b[2Jb")
+    log.failure("c\x00d")
+    log.info(FORGED)
+    log.failure(FORGED + "\r\n\n")
+    text = stderr.getvalue()
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", text)
+    assert [re.sub("^.*\\] ", "", line) for line in text.splitlines()] == [
+        "INFO a\\x1b[2Jb",
+        "ERROR c\\x00d",
+        "INFO x",
+        "ERROR forged",
+        "ERROR x",
+        "ERROR forged\\x0d",
+    ]
+    assert text.splitlines()[3].startswith("  | 2026")
+
+
+def test_backslashes_of_our_own_messages_stay(stderr: Stderr) -> None:
+    ErrorLog().failure(r"cannot read 'a\n'")
+    assert lines(stderr) == [("ERROR", r"cannot read 'a\n'")]
+
+
+@given(st.text())
+def test_set_in_leaves_no_line_without_a_bar(text: str) -> None:
+    shown = set_in(text)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", shown)
+    assert all(line.startswith("  | ") for line in shown.split("\n"))
+
+
+# -- block ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_block_is_a_line_and_what_belongs_to_it(stderr: Stderr) -> None:
+    ErrorLog().block(FORGED, FORGED + "\x1b\n\n  File x\n\n")
+    first, *rest = stderr.getvalue().splitlines()
+    match = STAMP.fullmatch(first)
+    assert match is not None
+    assert match.groups() == ("WARNING", "x\\x0a2026-01-01 00:00:00 [1] ERROR forged")
+    assert rest == ["  | x", "  | 2026-01-01 00:00:00 [1] ERROR forged\\x1b", "  | ", "  |   File x"]
+
+
+@pytest.mark.parametrize("level", ["info", "warning", "error"])
+def test_a_block_has_a_level(stderr: Stderr, level: str) -> None:
+    ErrorLog().block("message", "%s", level)
+    first, second = stderr.getvalue().splitlines()
+    assert f" {level.upper()} message" in first
+    assert second == "  | %s"
+    stderr.configure("error")
+    ErrorLog().block("message", "%s", level)
+    assert len(stderr.getvalue().splitlines()) == (4 if level == "error" else 2)
+
+
+# -- targets ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_record_is_one_write(writes: Writes) -> None:
+    log = ErrorLog()
+    log.info("a line")
+    assert re.fullmatch(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \[%d\] INFO a line\n" % os.getpid(), writes.only())
+    log.block("stacks", "frame\n" * 10_000)
+    assert writes.only().count(b"\n  | frame") == 10_000
+    log.failure("failed", LookupError("why\n" * 10_000))
+    data = writes.only()
+    assert data.count(b"\n  | ") == data.count(b"\n") - 1
+
+
+def test_output_goes_to_the_target_as_it_is(writes: Writes) -> None:
+    ErrorLog().output("a\tb\ncaf\xe9 \udc80")
+    assert writes.only() == b"a\tb\ncaf\xc3\xa9 \\udc80"
+
+
+def test_a_target_that_fails_harms_nobody(logger: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
+    target = open_target("/dev/full", stream=2, kind="error")
+    try:
+        configure("info", target)
+        ErrorLog().warning("lost")
+        ErrorLog().output("lost\n")
+    finally:
+        target.close()
+    assert target.lost == 2
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_record_that_cannot_be_shown_is_told(
+    logger: logging.Logger, writes: Writes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger.handlers[0].handle(logging.LogRecord("gateways", logging.INFO, "", 0, "%d", ("no number",), None))
+    assert "Logging error" in capsys.readouterr().err
+    ErrorLog().info("next")
+    assert b"INFO next" in writes.only()
+
+
+def test_syslog(logger: logging.Logger) -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="gateways-") as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon,
+    ):
+        path = str(Path(folder) / "log")
+        daemon.bind(path)
+        daemon.setblocking(False)
+        target = open_target("syslog:local1", stream=2, kind="error", syslog=path)
+        try:
+            configure("debug", target)
+            log = ErrorLog()
+            log.info("an information")
+            log.warning(FORGED)
+            log.failure("failed", ValueError("why"))
+            log.output("one\ntwo\x1b\n")
+            got = []
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    got.append(daemon.recv(10_000).decode())
+        finally:
+            target.close()
+    name = f"gateways[{os.getpid()}]: "
+    assert got == [
+        f"<142>{name}INFO an information",
+        f"<140>{name}WARNING x\\x0a2026-01-01 00:00:00 [1] ERROR forged",
+        f"<139>{name}ERROR failed",
+        f"<139>{name}  | ValueError: why",
+        f"<140>{name}one",
+        f"<140>{name}two\\x1b",
+    ]

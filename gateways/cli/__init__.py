@@ -16,7 +16,15 @@ __all__ = ["main", "run"]
 
 COMMANDS: Final = {
     "serve": "Serve a WSGI application over FastCGI, SCGI, uwsgi and HTTP.",
+    "check": "Validate options and application, and serve nothing.",
+    "config": "Print the units that systemd needs for a server.",
     "demo": "Serve the bundled demonstration and say what to try.",
+    "status": "Show what a running server does.",
+    "top": "Show it live.",
+    "reload": "Have a running server load its application anew.",
+    "stop": "Stop a running server.",
+    "reopen": "Have a running server open its log files anew.",
+    "scale": "Change how many workers a running server has.",
 }
 """Command, which is also its module in this package -> its line in the help."""
 EXIT_MISTAKE: Final = 2

@@ -7,7 +7,8 @@ import os
 import socket
 from typing import TYPE_CHECKING, Final
 
-from gateways.server.protocols import Protocols
+from gateways.server.admission import Admission, guarded
+from gateways.server.protocols import Connector
 
 if TYPE_CHECKING:
     from gateways.server.pool import Pool
@@ -21,16 +22,28 @@ _FULL: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOME
 
 
 class Listener:
-    """Accepts connections for a pool on a socket of ``protocol`` (``auto``: whichever they speak)."""
+    """Accepts connections for a pool on a socket of ``protocol`` (``auto``: whichever they speak).
+
+    ``admission`` says who may connect; without it, or where it concerns nobody here, the accept costs nothing more.
+    """
 
     _quiet_until: float = 0.0
 
-    def __init__(self, pool: Pool, sock: socket.socket, protocol: str, protocols: Protocols) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        sock: socket.socket,
+        protocol: str,
+        connector: Connector,
+        admission: Admission | None = None,
+    ) -> None:
         self.sock = sock
         self._pool = pool
         self._protocol = protocol
-        self._protocols = protocols
+        self._connector = connector
         self._accept = sock._accept  # type: ignore[attr-defined]  # noqa: SLF001  (accept() less its socket object: 2 us)
+        if admission is not None and admission.concerns(sock.family, protocol):
+            self._accept = guarded(self._accept, admission, pool, protocol)
         pool.watch(sock.fileno(), self)
 
     def on_ready(self) -> None:
@@ -46,9 +59,9 @@ class Listener:
                     self._complain(error)
                     pool.pause(self)
                     return
-                continue  # the peer went away while it waited (ECONNABORTED)
+                continue  # the peer went away while it waited, or may not connect (ECONNABORTED)
             os.set_blocking(fd, False)
-            connection = self._protocols.connect(self._protocol, pool, fd, peer)
+            connection = self._connector.connect(self._protocol, pool, fd, peer)
             pool.beat += 1
             try:
                 connection.on_ready()

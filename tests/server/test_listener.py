@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
 import threading
@@ -13,6 +14,7 @@ import pytest
 
 from gateways.apps import App, Exchange
 from gateways.limits import DEFAULT_LIMITS
+from gateways.server.admission import Admission
 from gateways.server.listener import Listener
 from gateways.server.poller import make_poller
 from gateways.server.pool import Pool
@@ -47,7 +49,7 @@ class Clock:
 class Bench:
     """A pool that the test itself leads, step by step."""
 
-    def __init__(self, sock: socket.socket, app: App, threads: int = 1) -> None:
+    def __init__(self, sock: socket.socket, app: App, threads: int = 1, admission: Admission | None = None) -> None:
         self.log = MemoryLog()
         self.clock = Clock()
         self.poller = make_poller(one_shot=threads > 1)
@@ -61,7 +63,7 @@ class Bench:
             clock=self.clock,
         )
         protocols = Protocols(DEFAULT_LIMITS, host="a", port="1", max_conns=1, max_reqs=1)
-        self.listener = Listener(self.pool, sock, "http", protocols)
+        self.listener = Listener(self.pool, sock, "http", protocols, admission)
         self.address = sock.getsockname()
 
     def step(self) -> None:
@@ -73,11 +75,11 @@ class Bench:
 
 
 @contextlib.contextmanager
-def bench(sock: socket.socket, app: App = hello) -> Iterator[Bench]:
+def bench(sock: socket.socket, app: App = hello, admission: Admission | None = None) -> Iterator[Bench]:
     sock.bind(f"\0gateways-test-{os.getpid()}-{sock.fileno()}")
     sock.listen(100)
     sock.setblocking(False)
-    made = Bench(sock, app)
+    made = Bench(sock, app, admission=admission)
     try:
         yield made
     finally:
@@ -233,3 +235,50 @@ def test_finish_serves_all_that_wait() -> None:
         made.listener.finish()
         assert all(peer.answer().status == 200 for peer in peers)
         within(lambda: made.listener.sock.fileno() < 0, "it is closed")
+
+
+def test_who_may_connect_costs_nothing_where_it_concerns_nobody() -> None:
+    """What is called is the socket's own accept, and nothing around it."""
+    by_address = Admission([ipaddress.ip_network("192.0.2.0/24")], web_servers="192.0.2.7")
+    by_user = Admission(allow_user=["0"])
+    for admission, plain in ((None, True), (Admission(), True), (by_address, True), (by_user, False)):
+        with bench(socket.socket(socket.AF_UNIX), admission=admission) as made:
+            accept = made.listener.sock._accept  # type: ignore[attr-defined]
+            assert (made.listener._accept == accept) is plain
+
+
+class Some(Admission):
+    """Refuses the first ones."""
+
+    def __init__(self, refused: int) -> None:
+        super().__init__()
+        self.refused = refused
+
+    def concerns(self, family: int, protocol: str) -> bool:
+        return True
+
+    def admits(self, pool: Pool, protocol: str, fd: int, peer: object) -> bool:
+        self.refused -= 1
+        return self.refused < 0
+
+
+def test_those_who_may_not_connect_are_skipped() -> None:
+    """They are closed, and whoever waits behind them is served in the same go."""
+    with bench(socket.socket(socket.AF_UNIX), admission=Some(2)) as made, contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(Peer(made.address)) for _ in range(4)]
+        for peer in peers[2:]:
+            peer.send(request("http"))
+        made.step()
+        for peer in peers[:2]:
+            peer.wait_closed()
+        assert all(peer.answer().status == 200 for peer in peers[2:])
+        assert made.log.lines == []
+
+
+def test_finish_serves_those_that_wait_behind_many_who_may_not_connect() -> None:
+    with bench(socket.socket(socket.AF_UNIX), admission=Some(70)) as made, contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(Peer(made.address)) for _ in range(75)]
+        for peer in peers[70:]:
+            peer.send(request("http"))
+        made.listener.finish()
+        assert all(peer.answer().status == 200 for peer in peers[70:])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import grp
 import os
 import pwd
@@ -20,11 +21,12 @@ from typing import Any, Final, TypeAlias
 from gateways.errors import ConfigError
 from gateways.server.address import Address
 
-__all__ = ["UnixListener", "bind", "cleanup"]
+__all__ = ["UnixListener", "bind", "cleanup", "examine"]
 
 PATH_BYTES: Final = 107 if sys.platform == "linux" else 103
 """sun_path without its NUL: 108 bytes on Linux (unix(7)), 104 on the BSDs and macOS."""
 UNPRIVILEGED_PORT: Final = 1024
+HIGHEST_ID: Final = 2**32 - 2  # the next one is -1, which chown(2) takes for "leave it as it is"
 Name: TypeAlias = tuple[Any, ...]
 """A socket name as getaddrinfo gives it: (address, port) or (address, port, flow, scope)."""
 Candidate: TypeAlias = tuple[socket.AddressFamily, Name]
@@ -56,6 +58,15 @@ def bind(address: Address, *, backlog: int, mode: int, owner: str) -> socket.soc
     if address.kind == "abstract":
         return bind_abstract(address, backlog)
     return adopt(address)
+
+
+def examine(addresses: Iterable[Address], owner: str) -> None:
+    """Raise ConfigError for what ``bind`` would refuse on any day, without touching anything."""
+    for address in addresses:
+        if address.kind in ("unix", "abstract"):
+            check_length(address)
+        if address.kind == "unix":
+            owner_ids(owner)
 
 
 def cleanup(listeners: Iterable[socket.socket]) -> None:
@@ -237,10 +248,10 @@ def user_id(name: str, owner: str) -> int:
     if not name:
         return -1
     if name.isascii() and name.isdigit():
-        return int(name[:10])
+        return number_of(name, owner)
     try:
         return pwd.getpwnam(name).pw_uid
-    except KeyError:
+    except (KeyError, ValueError):  # ValueError: a NUL, or what the system's encoding has not
         raise ConfigError(
             f"the socket owner {owner!r} names the user {name!r}, whom this machine does not know; "
             "write USER, USER:GROUP or :GROUP"
@@ -252,14 +263,24 @@ def group_id(name: str, owner: str) -> int:
     if not name:
         return -1
     if name.isascii() and name.isdigit():
-        return int(name[:10])
+        return number_of(name, owner)
     try:
         return grp.getgrnam(name).gr_gid
-    except KeyError:
+    except (KeyError, ValueError):  # as above
         raise ConfigError(
             f"the socket owner {owner!r} names the group {name!r}, which this machine does not know; "
             "write USER, USER:GROUP or :GROUP"
         ) from None
+
+
+def number_of(digits: str, owner: str) -> int:
+    """A uid or gid that was written as a number."""
+    if len(digits) > len(str(HIGHEST_ID)) or int(digits) > HIGHEST_ID:
+        raise ConfigError(
+            f"the socket owner {owner!r} names the number {digits[:20]}, and the highest is {HIGHEST_ID}; "
+            "write USER, USER:GROUP or :GROUP"
+        )
+    return int(digits)
 
 
 def give(address: Address, user: int, group: int, owner: str) -> None:
@@ -321,7 +342,11 @@ def bind_abstract(address: Address, backlog: int) -> socket.socket:
 
 
 def adopt(address: Address) -> socket.socket:
-    """Take over an inherited descriptor that already listens."""
+    """Take over an inherited descriptor that already listens.
+
+    Descriptor 0 stays what it is, and the socket gets a number of its own: a closed 0 would be given to the next file,
+    which then is the standard input of every program that is started.
+    """
     try:
         listener = socket.socket(fileno=address.fd)
     except OSError as error:
@@ -341,6 +366,9 @@ def adopt(address: Address) -> socket.socket:
             f"cannot listen on {address}: descriptor {address.fd} {wrong}; "
             "whoever starts gateways must call listen() on a stream socket first (systemd: ListenStream=)"
         )
+    if address.fd == 0:
+        listener.detach()
+        listener = socket.socket(fileno=fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3))
     listener.set_inheritable(False)
     listener.setblocking(False)
     if listener.family in FAMILIES:

@@ -6,6 +6,7 @@ import errno
 import grp
 import os
 import pwd
+import re
 import socket
 import stat
 import sys
@@ -279,12 +280,37 @@ def test_the_longest_path_works(bind: Bind, tmp_path: Path, monkeypatch: pytest.
         (":no-such-group", "the group 'no-such-group', which this machine does not know"),
         ("root:", "ends in a colon"),
         (":", "ends in a colon"),
+        ("a\0b", "the user 'a\\x00b', whom this machine does not know"),
+        (":a\0b", "the group 'a\\x00b', which this machine does not know"),
+        ("\ud800", "whom this machine does not know"),
+        ("4294967295", "the number 4294967295, and the highest is 4294967294"),
+        (":4294967295", "the number 4294967295, and the highest is 4294967294"),
+        ("0:4294967296", "the number 4294967296, and the highest is 4294967294"),
+        ("00000000000", "the number 00000000000, and the highest is 4294967294"),
+        ("9" * 5000, "the number 99999999999999999999, and the highest"),
     ],
 )
 def test_a_bad_owner(bind: Bind, tmp_path: Path, owner: str, sentence: str) -> None:
-    with pytest.raises(ConfigError, match=sentence):
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
         bind(str(tmp_path / "s"), owner=owner)
     assert not (tmp_path / "s").exists()
+
+
+def test_the_highest_number_is_an_owner() -> None:
+    assert sockets.owner_ids("4294967294:4294967294") == (4_294_967_294, 4_294_967_294)
+    assert sockets.owner_ids("0:0000000005") == (0, 5)
+
+
+def test_what_can_be_told_without_binding(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    sockets.examine([parse_address(str(path)), parse_address("8000"), parse_address("fd:99")], ":0")
+    assert not path.exists()
+    with pytest.raises(ConfigError, match="the user 'no-such-user', whom this machine does not know"):
+        sockets.examine([parse_address(str(path))], "no-such-user")
+    sockets.examine([parse_address("8000")], "no-such-user")
+    for text in (f"{path}{'x' * 108}", "@" + "x" * 108):
+        with pytest.raises(ConfigError, match="bytes long, and the system takes"):
+            sockets.examine([parse_address(text)], "")
 
 
 def test_an_owner_by_name(bind: Bind, tmp_path: Path) -> None:
@@ -392,6 +418,27 @@ def test_an_inherited_descriptor(bind: Bind, tmp_path: Path, family: socket.Addr
     assert listener.get_inheritable() is False
     sockets.cleanup([listener])
     assert family == socket.AF_INET or (tmp_path / "s").exists()
+
+
+def test_descriptor_0_stays_and_the_socket_has_a_number_of_its_own() -> None:
+    """The next file would else be the standard input of what the application starts."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            given = socket.create_server(("127.0.0.1", 0))
+            os.dup2(given.fileno(), 0)
+            for fd in (1, 2):
+                os.close(fd)
+            listener = sockets.bind(parse_address("fd:0"), backlog=1, mode=0o660, owner="")
+            same = listener.getsockname() == given.getsockname()
+            private = listener.fileno() > 2 and not listener.get_inheritable() and not listener.getblocking()
+            listener.close()
+            still = os.path.samestat(os.fstat(0), os.fstat(given.fileno()))
+            code = 0 if same and private and still else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_descriptor_that_is_not_open(bind: Bind) -> None:

@@ -18,6 +18,7 @@ __all__ = [
     "PeerClosed",
     "ProtocolError",
     "RemoteProtocolError",
+    "RequestTimeout",
     "TruncatedMessage",
     "WorkerBootError",
 ]
@@ -93,6 +94,13 @@ class BodyError(GatewayError, OSError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class RequestTimeout(BaseException):
+    """Raised within an application that has taken longer for one request than --request-timeout allows.
+
+    No GatewayError and no Exception: an application that goes on after any Exception would go on after this one too.
+    """
 
 
 class ConfigError(GatewayError):

@@ -19,7 +19,7 @@ from gateways.apps import Exchange
 from gateways.codecs.events import Body, EndOfResponse, ErrorOutput, ResponseHead
 from gateways.codecs.refusal import error_response
 from gateways.environ import to_environ, url_scheme
-from gateways.errors import BodyError, LocalProtocolError, PeerClosed, RemoteProtocolError
+from gateways.errors import BodyError, LocalProtocolError, PeerClosed, RemoteProtocolError, RequestTimeout
 
 __all__ = ["FileWrapper", "WSGIApp"]
 
@@ -112,7 +112,7 @@ class ErrorStream:
         if exchange is not None:
             try:
                 exchange.send(ErrorOutput(exchange.request.stream, text.encode("utf-8", "backslashreplace")))
-            except (PeerClosed, LocalProtocolError):  # too late for the web server's log: ours has it
+            except (PeerClosed, LocalProtocolError, RequestTimeout):  # too late for the web server's log: ours has it
                 self._log.output(text)
         else:
             self._log.output(text)
@@ -166,6 +166,9 @@ class WSGIApp:
             errors.flush()
             self._log.notice(exchange, str(error))
             response.fail(error.status_hint)
+        except RequestTimeout:  # the master has told the log
+            errors.flush()
+            response.fail(504)
         except BaseException as error:  # noqa: BLE001  (an application may raise anything: SystemExit too)
             if os.getpid() != self._process:
                 _end_fork(error)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from threading import get_ident
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from gateways.body import RequestBody
 from gateways.codecs.events import Body, EndOfResponse, Event, RawBody, Request, ResponseHead
-from gateways.errors import LocalProtocolError, PeerClosed
+from gateways.codecs.refusal import error_response
+from gateways.errors import LocalProtocolError, PeerClosed, RequestTimeout
 
 if TYPE_CHECKING:
     from gateways.server.connection import Connection
@@ -26,6 +28,16 @@ class Exchange:
     ended: bool = False
     """The whole response has been written, or nothing more of it will be."""
     aborted: bool = False
+    timed_out: bool = False
+    """Its time is over, and its thread has been interrupted: the application can send and read nothing more."""
+    late: bool = False
+    """Its time is over, and the server's own code that its thread is in has to find out."""
+    sheltered: int = 0
+    """How many threads are in the server's own code for it, out of which no exception may come just anywhere."""
+    status: str = ""
+    """That of the response, once its head is sent."""
+    sent: int = 0
+    """Bytes of the response's body so far."""
 
     def __init__(self, connection: Connection, request: Request) -> None:
         self.connection = connection
@@ -46,11 +58,22 @@ class Exchange:
     def send(self, event: Event) -> None:
         """Write one response event; raises PeerClosed, LocalProtocolError."""
         connection = self.connection
+        if connection.pool.timed and not self.sheltered:
+            self.enter()
+            try:
+                self.send(event)
+            finally:
+                self.leave()
+            return
         if self.aborted or self.ended:
             self._refuse()
         if isinstance(event, Body):
+            self.sent += len(event.data)
             connection.send_body(event)
             return
+        if isinstance(event, ResponseHead):
+            self.status = event.status
+            self.sent = len(event.content)
         data = connection.codec.send(event)
         if isinstance(event, ResponseHead):
             self.ended = event.end  # before the last byte is out: the peer may use the stream again at once
@@ -62,6 +85,35 @@ class Exchange:
             connection.write(data)
         if self.ended:
             connection.answered(self)
+
+    def enter(self) -> None:
+        """Where time is limited: a thread comes into the server's own code. Raises RequestTimeout where it is over."""
+        with self.connection.pool.guard:
+            if self.timed_out:
+                raise RequestTimeout
+            self.sheltered += 1
+
+    def leave(self) -> None:
+        """It goes back to the application; raises RequestTimeout where the time has passed meanwhile."""
+        pool = self.connection.pool
+        with pool.guard:
+            self.sheltered -= 1
+            late = self.late
+            self.late = False
+            pool.overdue.discard(get_ident())
+        if late and not self.ended:
+            raise RequestTimeout
+
+    def answer_timeout(self) -> None:
+        """Answer 504 from another thread than the application's, which is let in here no more; raises PeerClosed."""
+        head_only = self.request.params.get("REQUEST_METHOD", "") == "HEAD"
+        response = error_response(self.request.stream, 504, head_only)
+        self.status = response.status
+        self.sent = len(response.content)
+        data = self.connection.codec.send(response)
+        self.ended = True
+        self.connection.write(data)
+        self.connection.answered(self)
 
     def _refuse(self) -> NoReturn:
         if self.aborted:
@@ -82,11 +134,19 @@ class Exchange:
     def send_file(self, fd: int, offset: int, count: int) -> None:
         """Write part of an open file as body; raises PeerClosed, and LocalProtocolError where it is too short."""
         connection = self.connection
+        if connection.pool.timed and not self.sheltered:
+            self.enter()
+            try:
+                self.send_file(fd, offset, count)
+            finally:
+                self.leave()
+            return
         while count and (most := connection.codec.raw_size):
             if self.aborted or self.ended:
                 self._refuse()
             size = min(count, most)
             connection.send_raw(RawBody(self.request.stream, size), fd, offset)
+            self.sent += size
             offset += size
             count -= size
         while count:

@@ -42,6 +42,13 @@ class Task(Protocol):
         """Do it."""
 
 
+class Heirs(Protocol):
+    """Where the connections of a worker that leaves may go."""
+
+    def give(self, connection: Connection) -> bool:
+        """Have another worker go on with it; False where that cannot be now. Its descriptor remains to be closed."""
+
+
 class Pool:
     """The threads of one worker. ``run`` leads them in the calling thread until ``stop``.
 
@@ -67,7 +74,13 @@ class Pool:
         self.next_sweep = _NEVER
         self.guard = threading.Lock()
         """Held for moments: between a thread that waits for a body and one that closes its connection."""
+        self.timed = False
+        """The time of requests is limited."""
+        self.overdue: set[int] = set()
+        """Idents of threads that are to raise RequestTimeout where they wait for a peer. Changed under the guard."""
         self.stopping = False
+        self.heirs: Heirs | None = None
+        """Where the worker stops and others serve on."""
         self.warned_of_heads = False
         """Somebody has been told that response heads are long."""
         self._fresh_until = _NEVER
@@ -168,9 +181,11 @@ class Pool:
         with contextlib.suppress(OSError):
             os.write(self._wake_out, b"w")
 
-    def stop(self) -> None:
-        """Take no new connection, close the idle ones, and let ``run`` return when the rest is served."""
-        self._fresh_until = self.clock() + _FRESH_GRACE
+    def stop(self, heirs: Heirs | None = None) -> None:
+        """Take no new connection, close the idle ones or leave them to ``heirs``, and let ``run`` return in the end."""
+        if not self.stopping:
+            self._fresh_until = self.clock() + _FRESH_GRACE
+        self.heirs = heirs
         self.stopping = True
         self.sweep_by(0.0)
 
@@ -240,8 +255,10 @@ class Pool:
             if not connection.armed:
                 earliest = min(earliest, now + _BUSY_EVERY)  # it is being served: its deadline is not known yet
             elif not connection.expired:
-                if connection.deadline <= now or (self.stopping and connection.idle(fresh)):
+                if connection.deadline <= now:
                     connection.wake()
+                elif self.stopping and self._part(connection, fresh):
+                    continue
                 elif connection.deadline < earliest:
                     earliest = connection.deadline
         paused, self._paused = self._paused, []
@@ -249,6 +266,18 @@ class Pool:
             listener.resume()
         if earliest != _NEVER:
             self.sweep_by(earliest)
+
+    def _part(self, connection: Connection, fresh: bool) -> bool:
+        """Where the worker stops, have a connection left to others, or closed, if nothing is under way there."""
+        if self.heirs is not None and connection.untouched():
+            with self.guard:  # the thread that has armed it is through with that
+                connection.armed = False
+            self.ready.append(connection)
+            return True
+        if connection.idle(fresh):
+            connection.wake()
+            return True
+        return False
 
     def _finish(self) -> bool:
         """Whether all is served and every other thread parked; then let them go."""

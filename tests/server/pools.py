@@ -69,6 +69,9 @@ class MemoryLog(ErrorLog):
     def refused(self, protocol: str, peer: str, reason: str) -> None:
         self.lines.append(f"refused: {protocol} {peer}: {reason}")
 
+    def block(self, message: str, text: str, level: str = "warning") -> None:
+        self.lines.append(message)
+
     def notice(self, exchange: Exchange, message: str) -> None:
         self.lines.append(f"{exchange.protocol}: {message}")
 

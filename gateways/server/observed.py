@@ -1,0 +1,130 @@
+"""An App around the App of a worker: who serves what goes to the scoreboard, what was served to the access log.
+
+Every request passes here, so it costs two looks at the clock and a few cells of shared memory, and no lock unless
+the time of requests is limited.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from threading import Lock, get_ident
+from typing import Final, Protocol
+
+from gateways import apps
+from gateways.errors import RequestTimeout
+from gateways.server.accesslog import AccessLog
+from gateways.server.exchange import Exchange
+from gateways.server.scoreboard import Board, Seat
+
+__all__ = ["ObservedApp", "queue_time"]
+
+_LONGEST_WAIT: Final = 3600.0  # seconds: a start stamp further away than that is a wrong clock
+
+
+class Interrupter(Protocol):
+    """What may end a request before its application does."""
+
+    def entered(self, ident: int, exchange: Exchange) -> None:
+        """The thread ``ident`` begins to serve a request."""
+
+    def left(self, ident: int) -> None:
+        """It has done so, and may not be interrupted any more."""
+
+
+class ObservedApp:
+    """``app``, seen by the master: slot ``worker`` of ``board``."""
+
+    def __init__(
+        self, app: apps.App, board: Board, worker: int, access_log: AccessLog | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._app = app
+        self._board = board
+        self._worker = worker
+        self._access_log = access_log
+        self._clock = clock
+        self._seats: dict[int, Seat] = {}
+        self._mutex = Lock()
+        self.interrupter: Interrupter | None = None
+        """Where the time of requests is limited."""
+
+    def seat(self, thread: int) -> tuple[int, int]:
+        """Return the ident of a thread and the serial of its request."""
+        for number, (ident, seat) in enumerate(list(self._seats.items())):
+            if number == thread:
+                return ident, seat.serial
+        return 0, -1
+
+    def __call__(self, exchange: apps.Exchange) -> None:
+        """Have one request served."""
+        assert isinstance(exchange, Exchange)  # noqa: S101  (the server's own)
+        ident = get_ident()
+        seat = self._seats.get(ident)
+        if seat is None:
+            seat = self._take_seat(ident)
+        params = exchange.request.params
+        protocol = exchange.protocol
+        uri = params.get("REQUEST_URI") or params.get("PATH_INFO", "")
+        stamp = params.get("HTTP_X_REQUEST_START")
+        started = self._clock()
+        seat.begin(protocol, (params.get("REQUEST_METHOD", "-") + " " + uri).encode("latin-1"), started)
+        queued = -1.0
+        if stamp:
+            queued = queue_time(stamp, time.time())
+            if queued >= 0.0:
+                seat.queued(queued)
+        try:
+            interrupter = self.interrupter
+            if interrupter is None:
+                self._app(exchange)
+            else:
+                self._interruptible(interrupter, exchange, ident)
+        finally:
+            now = self._clock()
+            taken = now - started
+            seat.end(protocol, exchange.status, taken, now)
+            log = self._access_log
+            if log is not None:
+                peer = "" if "REMOTE_ADDR" in params else exchange.peer
+                log.record(params, protocol, peer, exchange.status, exchange.sent, time.time(), taken, queued)
+
+    def _take_seat(self, ident: int) -> Seat:
+        """Return the slot of a thread that serves for the first time; others may do so at this moment."""
+        with self._mutex:
+            seat = self._board.seat(self._worker, len(self._seats), ident)
+            self._seats[ident] = seat
+            return seat
+
+    def _interruptible(self, interrupter: Interrupter, exchange: Exchange, ident: int) -> None:
+        """Serve a request which RequestTimeout may end at any point, and let none of that out."""
+        try:
+            interrupter.entered(ident, exchange)
+            self._app(exchange)
+        except RequestTimeout:  # between the application and here
+            pass
+        finally:
+            while True:
+                try:
+                    interrupter.left(ident)
+                    break
+                except RequestTimeout:  # it comes once
+                    continue
+
+
+def queue_time(stamp: str, now: float) -> float:
+    """Return the seconds since the web server took the request, or -1.0 where the stamp is none.
+
+    ``stamp`` is as nginx's ``t=${msec}`` has it: seconds with a fraction since 1970. Other web servers write
+    milliseconds or microseconds, which are told by their size (Apache: ``t=%t``, microseconds).
+    """
+    digits = stamp.removeprefix("t=")
+    if len(digits) > 24 or not digits.replace(".", "", 1).isdigit() or not digits.isascii():
+        return -1.0
+    since = float(digits)
+    while since > 1e11:
+        since /= 1000.0
+    waited = now - since
+    if -1.0 < waited < 0.0:  # two clocks
+        return 0.0
+    return waited if 0.0 <= waited <= _LONGEST_WAIT else -1.0

@@ -104,7 +104,7 @@ def command(ctx: click.Context, addr: str, nginx: bool) -> None:
                 for line in nginx_trials(front.port):
                     click.echo(line)
 
-    from gateways.server.master import serve  # noqa: PLC0415 - not for --help
+    from gateways.server.service import serve  # noqa: PLC0415 - not for --help
 
     try:
         code = serve(settings, on_ready)

@@ -13,6 +13,7 @@ import socket
 import struct
 from collections.abc import Iterable
 from os import read, write
+from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
 from gateways.body import RequestBody
@@ -25,7 +26,7 @@ from gateways.codecs.events import (
     Request,
 )
 from gateways.codecs.refusal import error_response
-from gateways.errors import BodyError, LocalProtocolError, PeerClosed, RemoteProtocolError
+from gateways.errors import BodyError, LocalProtocolError, PeerClosed, RemoteProtocolError, RequestTimeout
 from gateways.server.exchange import Exchange
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["Connection"]
 
 READ_SIZE: Final = 65_536
+LOOK: Final = 0.1
+"""Seconds after which a thread that waits for its peer looks whether its request's time is over."""
 
 
 class Connection:
@@ -83,7 +86,7 @@ class Connection:
 
     def on_ready(self) -> None:
         """Read, serve what is whole, and hand the connection back to the poller; the caller owns it."""
-        if self.expired:
+        if self.expired and not self.last_words():
             self.expire()
             return
         try:
@@ -102,6 +105,18 @@ class Connection:
             return
         self.take(data)
         self.proceed()
+
+    def last_words(self) -> bool:
+        """Bytes came between the last look and the deadline: a request, which is served before the close."""
+        if self.lingering >= 0 or self.eof:
+            return False
+        sock = socket.socket(fileno=self.fd)
+        try:
+            return bool(sock.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+        finally:
+            sock.detach()
 
     def take(self, data: bytes) -> None:
         """Give bytes, or b"" for the end of file, to the codec and its events to their requests."""
@@ -156,7 +171,19 @@ class Connection:
     def pull(self, body: RequestBody) -> None:
         """Read once more for ``body``, which its application waits for (BodySource)."""
         exchange = self.newest
-        if exchange is None or exchange.body is not body or not self._begin_pull(exchange):
+        if exchange is None or exchange.body is not body:
+            body.fail(BodyError("the request is over"))
+        elif self.pool.timed:
+            exchange.enter()
+            try:
+                self._pull(exchange, body)
+            finally:
+                exchange.leave()
+        else:
+            self._pull(exchange, body)
+
+    def _pull(self, exchange: Exchange, body: RequestBody) -> None:
+        if not self._begin_pull(exchange):
             body.fail(BodyError("the request is over"))
             return
         data: bytes | None = b""
@@ -208,7 +235,7 @@ class Connection:
                 pass
             except OSError:
                 return b""
-            if not wait_for(self.fd, select.POLLIN, self.pool.timeouts.body):
+            if not self.wait_for(select.POLLIN, self.pool.timeouts.body):
                 return None
 
     # -- serving ------------------------------------------------------------------------------------------------
@@ -305,7 +332,7 @@ class Connection:
             rest = rest[sent:]
 
     def _wait_writable(self) -> None:
-        if not wait_for(self.fd, select.POLLOUT, self.pool.timeouts.write):
+        if not self.wait_for(select.POLLOUT, self.pool.timeouts.write):
             raise PeerClosed(f"the peer took no byte of the response for {self.pool.timeouts.write:g} s")
 
     def send_body(self, event: Body) -> None:
@@ -335,10 +362,33 @@ class Connection:
             offset += sent
             count -= sent
 
+    def wait_for(self, event: int, timeout: float) -> bool:
+        """Wait until the socket is ready; False when ``timeout`` seconds have passed. Raises RequestTimeout."""
+        pool = self.pool
+        if not pool.timed:
+            return wait_for(self.fd, event, timeout)
+        deadline = pool.clock() + timeout
+        while (left := deadline - pool.clock()) > 0:
+            if wait_for(self.fd, event, min(left, LOOK)):
+                return True
+            if get_ident() in pool.overdue:
+                raise RequestTimeout
+        return False
+
     # -- waiting and closing ------------------------------------------------------------------------------------
 
     def wait(self) -> None:
         """Hand the connection to the poller until it can be read, or its deadline passes."""
+        pool = self.pool
+        if pool.stopping and self.leave():
+            return
+        if pool.one_shot:
+            with pool.guard:  # where it stops, the pool takes connections back from the poller
+                self._arm()
+        else:
+            self._arm()
+
+    def _arm(self) -> None:
         pool = self.pool
         self.armed = True
         known = self.registered
@@ -369,6 +419,26 @@ class Connection:
             )
         else:
             self.break_off()
+
+    def untouched(self) -> bool:
+        """It waits for a request, without a byte yet: another process could go on with it."""
+        return (
+            self.lingering < 0
+            and self.newest is None
+            and self.failure is None
+            and not (self.eof or self.expired or self.cut or self.pulling)
+            and not (self.codec.closing or self.codec.buffered)
+        )
+
+    def leave(self) -> bool:
+        """Have another worker go on, where this one stops; False where that cannot be. The caller owns it."""
+        heirs = self.pool.heirs
+        if heirs is None or not self.untouched() or not heirs.give(self):
+            return False
+        if self.registered:
+            self.pool.poller.unlisten(self.fd)  # closing does not do it while another process has it open (epoll(7))
+        self.close()
+        return True
 
     def idle(self, fresh: bool) -> bool:
         """Nothing is under way: kept open between two requests, or ``fresh`` is False and none has come."""

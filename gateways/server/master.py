@@ -1,168 +1,261 @@
-"""The process that binds, forks workers, reaps and replaces them, and stops. ``policy`` decides, this file acts.
+"""The process that watches over the workers: starts, replaces, reloads and stops them. ``policy`` decides, this acts.
 
-Nothing of the application is loaded here. Signal handlers only note the signal.
+Nothing of the application is loaded here unless --preload asks for it. Signal handlers only note the signal.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import os
 import select
 import signal
 import socket
-import sys
 import time
-import traceback
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NoReturn
 
 from gateways.build import version_line
-from gateways.errors import WorkerBootError
+from gateways.errors import ConfigError
 from gateways.server import policy
-from gateways.server.errorlog import ErrorLog, configure
-from gateways.server.sockets import bind, cleanup
-from gateways.server.worker import LEAVE, READY, run_worker
-from gateways.settings import Settings
+from gateways.server.channel import REOPEN
+from gateways.server.failures import Failures
+from gateways.server.handover import Handed
+from gateways.server.overdue import Overdue
+from gateways.server.process import WorkerProcess, signal_name
+from gateways.server.service import Service
+from gateways.server.status import Gauge, Tally, listener_status, times_status, workers_status
+from gateways.server.workers import Workers
 
-__all__ = ["serve"]
+__all__ = ["EXIT_BOOT", "EXIT_CONFIG", "EXIT_OK", "SIGNALS", "Master", "signals_noted"]
 
+EXIT_OK: Final = 0
+EXIT_CONFIG: Final = 2
+EXIT_BOOT: Final = 3
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+SIGNALS: Final = (
+    *STOP_SIGNALS, signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU
+)  # fmt: skip
 _REPEATED: Final = 1.0  # seconds within which one Ctrl-C may arrive twice: from the terminal and from a wrapper
-_EXIT_OK: Final = 0
-_EXIT_CONFIG: Final = 2
-_EXIT_BOOT: Final = 3
-_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-_NOT_YET: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-
-
-def serve(settings: Settings, on_ready: Callable[[], None] | None = None) -> int:
-    """Bind, run the workers until a signal says stop, and return the exit code; raises ConfigError.
-
-    ``on_ready`` is called once, when every first worker is ready. 0: stopped as asked; 2: the application cannot be
-    found; 3: it failed to load.
-    """
-    configure(settings.log_level)
-    log = ErrorLog()
-    os.chdir(settings.chdir)
-    sockets: list[tuple[str, socket.socket]] = []
-    try:
-        for protocol, address in settings.listeners:
-            sockets.append(
-                (
-                    protocol,
-                    bind(address, backlog=settings.backlog, mode=settings.socket_mode, owner=settings.socket_owner),
-                )
-            )
-        where = ", ".join(f"{protocol} on {address}" for protocol, address in settings.listeners)
-        shape = f"{settings.workers} x {settings.threads} threads" if settings.threads > 1 else str(settings.workers)
-        log.info(f"{version_line()}: {settings.app}, {where}, workers {shape}")
-        return Master(settings, sockets, log, on_ready).run()
-    finally:
-        cleanup([sock for _, sock in sockets])
-        for _, sock in sockets:
-            sock.close()
-
-
-class _Worker:
-    """One living worker, as the master sees it."""
-
-    def __init__(self, pid: int, control: socket.socket, born: float) -> None:
-        self.pid = pid
-        self.control = control
-        self.born = born
-        self.ready = False
-        self.said = b""
-        """Why it could not boot."""
-        self.told = False
-        self.killed = False
+_TICK: Final = 1.0  # seconds between looks at what only the clock and the scoreboard tell
+_CHECK: Final = 15.0  # seconds that the check of a new program may take beside loading the application
+_MEASURE: Final = 5.0  # seconds between looks at the workers' memory
 
 
 class Master:
-    """The workers of one server."""
+    """The supervision of one server (a Handler of its control socket)."""
 
-    def __init__(
-        self, settings: Settings, sockets: list[tuple[str, socket.socket]], log: ErrorLog,
-        on_ready: Callable[[], None] | None,
-    ) -> None:  # fmt: skip
+    def __init__(self, service: Service, on_ready: Callable[[], None] | None) -> None:
+        settings = service.settings
+        self._service = service
         self._settings = settings
-        self._sockets = sockets
-        self._log = log
-        self._on_ready = on_ready
-        self._workers: dict[int, _Worker] = {}
-        self._failures = 0
-        self._last_failure = 0.0
-        self._served = False
-        """A worker has been ready once."""
+        self._log = service.log
+        self._on_ready: Callable[[], None] | None = on_ready or (lambda: None)
+        self._workers = Workers(service.board, max_requests=settings.max_requests, max_age=settings.max_age)
+        self._overdue = Overdue(self._workers, service.log, service.slow_log, time.monotonic)
+        self._tally = Tally()
+        self._gauge = Gauge(time.monotonic())
+        self._wanted = settings.workers
+        self._generation = 1
+        self._newest = 1
+        """The last generation that was tried; ``_generation`` is the one that shall serve."""
+        self._proven = 0
+        """The last generation of which a worker has been ready."""
+        self._reloading = False
+        self._failures = Failures()
+        self._size: int | None = None
+        """How many workers a pool that is not static works towards."""
+        self._last_spawn = self._last_retire = -float("inf")
+        self._measured = -float("inf")
+        self._beaten = -float("inf")
+        self._waiting = False
         self._stopping_since: float | None = None
         self._graceful = settings.timeouts.graceful
-        self._exit = _EXIT_OK
+        self._exit = EXIT_OK
+        self._started = time.time()
         self._signals_in, self._signals_out = os.pipe()
         for fd in (self._signals_in, self._signals_out):
             os.set_blocking(fd, False)
+        signal.set_wakeup_fd(self._signals_out, warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # blocked across an exec
+        # Where nothing can come of the clock alone, an idle master sleeps until something happens.
+        self._ticks = bool(
+            settings.request_timeout or settings.slow_request or settings.max_requests or settings.max_rss
+            or settings.pool != "static"
+        )  # fmt: skip
+
+    def take_over(self, handed: Handed) -> None:
+        """Go on where the program before this one has stopped: its workers serve until there are new ones."""
+        self._started = handed.started
+        if handed.wanted:
+            self._wanted = min(handed.wanted, self._service.board.workers // 2)
+        self._tally.reloads = handed.reloads
+        self._generation = self._proven = handed.generation
+        for entry in handed.workers:
+            control = socket.socket(fileno=entry.control)
+            control.setblocking(False)
+            worker = WorkerProcess(entry.pid, control, entry.born, handed.generation, -1, None)
+            worker.ready = True
+            worker.ready_since = entry.born
+            self._workers.adopt(worker)
+            if entry.retiring:
+                self._workers.retire(worker, "reload", time.monotonic())
+        self._newest = self._generation
+        self._begin_reload()
+
+    # -- the loop -----------------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Supervise until stopped; returns the exit code."""
-        before = {number: signal.signal(number, _note) for number in (*_STOP_SIGNALS, signal.SIGCHLD, *_NOT_YET)}
-        old_wakeup = signal.set_wakeup_fd(self._signals_out, warn_on_full_buffer=False)
+        """Supervise until stopped; returns the exit code. To be called within ``signals_noted``."""
+        for number in SIGNALS:
+            signal.signal(number, _note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         try:
             while True:
+                self._overdue.collect()
+                self._settle()
                 now = time.monotonic()
-                actions, wake = policy.decide(self._facts(), now)
+                self._look(now)
+                facts = self._facts()
+                actions, wake = policy.decide(facts, now)
+                self._size = policy.pool_size(facts, now)
+                changed = False
                 for action in actions:
                     if isinstance(action, policy.Exit):
                         return self._exit
-                    self._do(action)
-                if not any(isinstance(action, policy.Spawn) for action in actions):  # new workers have deadlines too
-                    self._wait(None if wake is None else max(0.0, wake - time.monotonic()))
+                    changed = self._do(action) or changed
+                if not changed:  # else there are new deadlines
+                    self._wait(wake, now)
                 self._reap()
         finally:
-            signal.set_wakeup_fd(old_wakeup)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            for worker in self._workers.values():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker.pid, signal.SIGKILL)
+            for worker in self._workers:
+                self._workers.kill(worker)
+            self._service.upgrade.end_check()
             os.close(self._signals_in)
             os.close(self._signals_out)
 
+    def _look(self, now: float) -> None:
+        """Bring up to date what only changes by being looked at."""
+        if self._settings.pool != "static":
+            self._gauge.sample(self._workers, now)
+            self._waiting = self._service.connections_wait()
+        if self._settings.max_rss and now - self._measured >= _MEASURE:
+            self._measured = now
+            for worker in self._workers:
+                self._workers.measure(worker)
+        notifier = self._service.notifier
+        if notifier.watchdog_interval and now - self._beaten >= notifier.watchdog_interval:
+            self._beaten = now
+            notifier.watchdog()
+
     def _facts(self) -> policy.Facts:
+        settings = self._settings
         return policy.Facts(
-            workers=tuple(
-                policy.WorkerFacts(worker.pid, worker.ready, worker.born) for worker in self._workers.values()
-            ),
-            wanted=self._settings.workers,
-            failures=self._failures,
-            last_failure=self._last_failure,
+            workers=tuple(self._workers.facts(worker) for worker in self._workers),
+            wanted=self._wanted,
+            failures=self._failures.count,
+            last_failure=self._failures.last,
             stopping_since=self._stopping_since,
-            boot_timeout=self._settings.timeouts.boot,
+            boot_timeout=settings.timeouts.boot,
             graceful_timeout=self._graceful,
+            generation=self._generation,
+            rolling=settings.rolling,
+            pool=settings.pool,
+            min_workers=settings.min_workers,
+            worker_idle=settings.worker_idle,
+            busy_gauge=self._gauge.busy,
+            waiting=self._waiting,
+            threads=settings.threads,
+            max_rss=settings.max_rss,
+            request_timeout=settings.request_timeout,
+            slow_request=settings.slow_request,
+            last_spawn=self._last_spawn,
+            last_retire=self._last_retire,
+            size=self._size,
         )
 
-    def _do(self, action: policy.Action) -> None:
-        if isinstance(action, policy.Spawn):
-            for _ in range(action.count):
-                if not self._spawn():
-                    return
-        elif isinstance(action, policy.Kill) and not self._workers[action.pid].killed:
-            self._workers[action.pid].killed = True
-            self._log.warning(f"worker {action.pid}: {action.reason}; killed")
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(action.pid, signal.SIGKILL)
-
-    def _wait(self, timeout: float | None) -> None:
-        """Sleep until a signal or a worker has something to say."""
+    def _wait(self, wake: float | None, now: float) -> None:
+        """Sleep until a signal, a worker or a client of ours has something to say."""
+        service = self._service
+        moments = [wake, service.deadline(), self._overdue.wake(now), service.upgrade.deadline]
         poll = select.poll()
         poll.register(self._signals_in, select.POLLIN)
-        by_fd: dict[int, _Worker] = {}
-        for worker in self._workers.values():
-            if worker.control.fileno() >= 0:
-                poll.register(worker.control, select.POLLIN)
-                by_fd[worker.control.fileno()] = worker
-        for fd, _ in poll.poll(None if timeout is None else timeout * 1000 + 1):
+        by_fd: dict[int, WorkerProcess] = {}
+        for worker in self._workers:
+            if worker.channel.fileno() >= 0:
+                poll.register(worker.channel, select.POLLIN)
+                by_fd[worker.channel.fileno()] = worker
+        for fd, events in service.descriptors():
+            poll.register(fd, events)
+        nobody = all(worker.retiring_since is not None for worker in self._workers)
+        if nobody and self._settings.pool == "ondemand" and self._stopping_since is None:
+            if now < self._failures.until:  # a connection would wake us at once
+                moments.append(self._failures.until)
+            else:
+                for fd in service.listener_fds():
+                    poll.register(fd, select.POLLIN)
+        if self._ticks and len(self._workers):
+            moments.append(now + _TICK)
+        if service.notifier.watchdog_interval:
+            moments.append(self._beaten + service.notifier.watchdog_interval)
+        due = min((moment for moment in moments if moment is not None), default=None)
+        timeout = None if due is None else max(0.0, due - time.monotonic()) * 1000 + 1
+        for fd, events in poll.poll(timeout):
             if fd == self._signals_in:
                 self._signals()
+            elif fd in by_fd:
+                if by_fd[fd].channel.fileno() == fd and self._workers.hear(by_fd[fd]):
+                    self._ready(by_fd[fd])
             else:
-                self._listen_to(by_fd[fd])
+                service.on_ready(fd, events)
+        service.expire(time.monotonic())
+
+    # -- what the policy says -----------------------------------------------------------------------------------
+
+    def _do(self, action: policy.Action) -> bool:
+        """Carry an action out; True where that has changed what the next decision rests on."""
+        now = time.monotonic()
+        if isinstance(action, policy.Spawn):
+            return self._spawn(action.count, now)
+        if isinstance(action, policy.Kill):
+            killed = self._workers.kill(self._workers[action.pid])
+            if killed:
+                self._log.warning(f"worker {action.pid}: {action.reason}; killed")
+            return killed
+        if isinstance(action, policy.Retire):
+            self._log.info(f"worker {action.pid} is told to leave: {action.reason}")
+            self._workers.retire(self._workers[action.pid], action.cause, now)
+            self._last_retire = now
+            if action.cause in self._tally.restarts:
+                self._tally.restarts[action.cause] += 1
+            return True
+        if isinstance(action, policy.Slow | policy.Cancel):
+            cancel = isinstance(action, policy.Cancel)
+            self._overdue.begin(self._workers[action.pid], action.thread, cancel=cancel)
+        return False
+
+    def _spawn(self, count: int, now: float) -> bool:
+        """Start workers, and return whether that was tried.
+
+        The first of a reload comes alone, so that broken code is told once and costs one boot.
+        """
+        if self._reloading and self._proven != self._generation:
+            count = 0 if any(worker.generation == self._generation for worker in self._workers) else 1
+        for _ in range(count):
+            try:
+                self._workers.spawn(self._service.worker_body(self._after_fork), self._generation, now)
+            except OSError as error:
+                self._log.failure(f"cannot start a worker: {error.strerror}")
+                self._failed(EXIT_BOOT)
+                break
+            self._last_spawn = now
+        return count > 0
+
+    def _after_fork(self) -> None:
+        """In a worker: let go of what is the master's."""
+        os.close(self._signals_in)
+        os.close(self._signals_out)
+
+    # -- signals and commands -----------------------------------------------------------------------------------
 
     def _signals(self) -> None:
         try:
@@ -170,172 +263,258 @@ class Master:
         except BlockingIOError:
             return
         for number in numbers:
-            if number in _STOP_SIGNALS:
+            if number in STOP_SIGNALS:
                 since = self._stopping_since
                 if since is not None and time.monotonic() - since > _REPEATED:  # asked again: at once
                     self._graceful = 0.0
                 self._stop(signal.Signals(number).name)
-            elif number in _NOT_YET:
-                name = signal.Signals(number).name
-                self._log.warning(f"{name}: this version cannot reload or reopen logs; stop and start it instead")
+            elif number == signal.SIGHUP:
+                with contextlib.suppress(ConfigError):  # it is stopping
+                    self.reload()
+            elif number == signal.SIGUSR1:
+                self.reopen()
+            elif number == signal.SIGUSR2:
+                self._execute()
+            elif number in (signal.SIGTTIN, signal.SIGTTOU):
+                with contextlib.suppress(ConfigError):  # at its bounds already
+                    self.scale(self._wanted + (1 if number == signal.SIGTTIN else -1))
+
+    def status(self) -> dict[str, Any]:
+        """Return the status document (``status`` tells its shape)."""
+        now = time.monotonic()
+        self._gauge.sample(self._workers, now)
+        settings = self._settings
+        workers = workers_status(self._workers, now)
+        state = "running" if self._proven else "starting"
+        if self._stopping_since is not None:
+            state = "stopping"
+        elif self._reloading or self._service.upgrade.checking:
+            state = "reloading"
+        return {
+            "name": "gateways",
+            "version": version_line(),
+            "pid": os.getpid(),
+            "app": settings.app,
+            "started": self._started,
+            "uptime": max(0.0, time.time() - self._started),
+            "state": state,
+            "generation": self._generation,
+            "reloads": self._tally.reloads,
+            "reload_failures": self._tally.reload_failures,
+            "pool": settings.pool,
+            "wanted": self._wanted,
+            "ready": self._workers.ready,
+            "threads": settings.threads,
+            "busy_threads": sum(thread["state"] == "busy" for worker in workers for thread in worker["threads"]),
+            "busy": round(self._gauge.busy, 4),
+            "restarts": dict(self._tally.restarts),
+            "timeouts": self._overdue.timeouts,
+            "slow": self._overdue.slow,
+            "listeners": listener_status(self._service.listeners(), settings.backlog),
+            "workers": workers,
+            **times_status(self._service.board),
+        }
+
+    def reload(self) -> None:
+        """Have the application loaded anew: by new workers, or where it is loaded here by a new master."""
+        if self._stopping_since is not None:
+            raise ConfigError("the server is stopping")
+        if self._settings.preload:
+            self._execute()
+        else:
+            self._begin_reload()
+
+    def _begin_reload(self) -> None:
+        if self._reloading:
+            self._log.info("a reload is under way already; it begins anew")
+        self._newest += 1
+        self._generation = self._newest
+        self._reloading = True
+        self._failures.booted()
+        self._service.notifier.reloading()
+        self._log.info(f"reload: starting workers of generation {self._generation}")
+
+    def _execute(self) -> None:
+        """Have the program itself replaced, if the new one is any good."""
+        upgrade = self._service.upgrade
+        if self._stopping_since is not None or upgrade.checking:
+            return
+        if not upgrade.possible:
+            self._not_replaced("this server cannot start its program again: it was not started by 'gateways serve'")
+            return
+        try:
+            self._service.notifier.reloading()
+            self._log.info("checking the program that is to take over")
+            upgrade.begin(self._settings.timeouts.boot + _CHECK)
+        except OSError as error:
+            self._not_replaced(f"this server cannot start its program again: {error.strerror}")
+
+    def _checked(self, code: int) -> None:
+        """The check of the program has ended: go over to it, or stay."""
+        if code != 0:
+            how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+            self._not_replaced(f"the check of the new program {how}; the log has its reason")
+            return
+        service = self._service
+        handed = service.handed(
+            [worker for worker in self._workers if worker.ready],
+            generation=self._newest, started=self._started, reloads=self._tally.reloads,
+            wanted=0 if self._wanted == self._settings.workers else self._wanted,
+        )  # fmt: skip
+        for worker in self._workers:
+            if not worker.ready:
+                self._workers.kill(worker)
+        self._log.info("the program is replaced; its workers go on until there are new ones")
+        try:
+            service.upgrade.execute(handed, SIGNALS)
+        except OSError as error:
+            self._not_replaced(f"cannot start the new program: {error.strerror}")
+
+    def _not_replaced(self, reason: str) -> None:
+        self._log.failure(reason)
+        self._reload_failed(reason)
+
+    def reopen(self) -> None:
+        """Open the log files anew, here and in the workers."""
+        fds = self._service.outlets.reopen()
+        for worker in self._workers:
+            worker.channel.send(REOPEN, fds=fds)
+        for fd in fds:
+            os.close(fd)
+        self._log.info("the log files are open anew")
+
+    def stop(self) -> None:
+        """Stop as SIGTERM does."""
+        self._stop("asked by its control socket")
+
+    def scale(self, workers: int) -> int:
+        """Have so many workers; returns how many. Raises ConfigError where that cannot be."""
+        least, most = 1, self._service.board.workers // 2
+        if not least <= workers <= most:
+            raise ConfigError(f"{workers} workers cannot be; from {least} to {most} can, without a restart")
+        self._wanted = workers
+        self._log.info(f"{workers} workers are wanted now")
+        return workers
 
     def _stop(self, why: str) -> None:
         if self._stopping_since is None:
             self._stopping_since = time.monotonic()
             if why:
                 self._log.info(f"{why}: finishing what runs, at most {self._graceful:g} s")
-            for _, sock in self._sockets:  # as the workers do: web servers are refused at once, and go elsewhere
-                sock.close()
-        for worker in self._workers.values():
-            if not worker.told:
-                worker.told = True
-                with contextlib.suppress(OSError):
-                    worker.control.sendall(b"s")
+            self._service.notifier.stopping()
+            self._service.reloaded("the server stops")
+            self._service.upgrade.end_check()
+            self._service.refuse()  # as the workers do: web servers are refused at once, and go elsewhere
+        for worker in self._workers:
+            self._workers.retire(worker, "stop", self._stopping_since)
+        self._workers.close_connections()
 
-    def _listen_to(self, worker: _Worker) -> None:
-        try:
-            data = worker.control.recv(65_536)
-        except BlockingIOError:
-            return
-        except ConnectionError:
-            data = b""
-        if not data:
-            worker.control.close()
-        elif not worker.ready and data == READY:
-            self._ready(worker)
-        else:
-            worker.said += data
+    # -- what happens to workers --------------------------------------------------------------------------------
 
-    def _ready(self, worker: _Worker) -> None:
-        worker.ready = True
-        self._failures = 0
-        self._served = True
+    def _ready(self, worker: WorkerProcess) -> None:
+        self._failures.booted()
+        worker.ready_since = time.monotonic()
+        self._proven = max(self._proven, worker.generation)
         self._log.info(f"worker {worker.pid} is ready")
-        if self._on_ready is not None and sum(each.ready for each in self._workers.values()) == self._settings.workers:
-            call, self._on_ready = self._on_ready, None
-            call()
 
-    def _reap(self) -> None:
-        for pid, worker in list(self._workers.items()):
-            try:
-                found, status = os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:
-                found, status = pid, 0
-            if found:
-                if worker.control.fileno() >= 0:
-                    self._listen_to(worker)
-                    worker.control.close()
-                del self._workers[pid]
-                self._died(worker, os.waitstatus_to_exitcode(status))
-
-    def _died(self, worker: _Worker, code: int) -> None:
+    def _settle(self) -> None:
+        """See whether the start, or a reload, has come to its end."""
+        code = self._service.upgrade.result()
+        if code is not None:
+            self._checked(code)
         if self._stopping_since is not None:
             return
-        how = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
-        if worker.ready:
-            self._log.warning(f"worker {worker.pid} {how}; it is replaced")
-            return
-        reason = worker.said.decode("utf-8", "replace") or f"worker {worker.pid} {how} before it was ready"
-        self._failed(reason, _EXIT_CONFIG if code == _EXIT_CONFIG else _EXIT_BOOT)
+        old = any(worker.generation != self._generation and worker.retiring_since is None for worker in self._workers)
+        if self._reloading and not old and (self._proven == self._generation or not self._workers):
+            self._reloading = False
+            self._tally.reloads += 1
+            self._log.info("reload: done")
+            self._tell_ready()
+            self._service.reloaded(None)
+        need = {"static": self._wanted, "dynamic": self._settings.min_workers}.get(self._settings.pool, 0)
+        if self._on_ready is not None and self._workers.ready >= need and not self._reloading:
+            call, self._on_ready = self._on_ready, None
+            self._tell_ready()
+            call()
 
-    def _failed(self, reason: str, code: int) -> None:
+    def _tell_ready(self) -> None:
+        notifier = self._service.notifier
+        notifier.ready()
+        notifier.status(f"{self._workers.ready} workers serve {self._settings.app}, generation {self._generation}")
+
+    def _reap(self) -> None:
+        for worker, code, serving in self._workers.reap():
+            self._overdue.forget(worker)
+            how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+            lost = serving
+            if self._stopping_since is not None:
+                pass  # whatever it did, that is over
+            elif worker.retiring_since is not None:
+                if code != 0:
+                    self._log.warning(f"worker {worker.pid} {how} while it was leaving")
+            elif worker.ready:
+                self._tally.restarts["crash"] += 1
+                self._log.warning(f"worker {worker.pid} {how}; it is replaced")
+                if said := self._failures.crashed(time.monotonic(), worker.ready_since, self._wanted):
+                    self._log.warning(said)
+            else:
+                reason = worker.reason or f"worker {worker.pid} {how} before it was ready"
+                if not worker.reason:  # else it has told the log
+                    self._log.failure(reason)
+                self._boot_failed(worker, reason, EXIT_CONFIG if code == EXIT_CONFIG else EXIT_BOOT)
+            for row in lost:
+                self._log.warning(f"worker {worker.pid} was serving {row.protocol} {row.line}")
+
+    def _boot_failed(self, worker: WorkerProcess, reason: str, code: int) -> None:
+        if worker.generation != self._generation:  # of a reload that has been given up
+            return
+        if self._reloading and self._proven != self._generation:
+            self._reload_failed(reason)
+        else:
+            self._failed(code)
+
+    def _reload_failed(self, reason: str) -> None:
+        """Stay with the old workers; ``reason`` is in the log already."""
+        self._log.warning("reload: failed; the old code goes on serving")
+        self._tally.reload_failures += 1
+        if self._reloading:
+            self._generation = max(
+                (worker.generation for worker in self._workers if worker.ready), default=self._generation
+            )
+            self._reloading = False
+            self._failures.not_booted(time.monotonic())  # a pool that shrinks keeps its workers: none could come back
+        self._tell_ready()
+        self._service.reloaded(reason)
+
+    def _failed(self, code: int) -> None:
         """No worker has come of a try: try again later, or end with ``code`` where none ever has."""
-        self._failures += 1
-        self._last_failure = time.monotonic()
-        self._log.failure(reason)
-        if self._served:
-            self._log.warning(f"next try in {policy.back_off(self._failures):g} s")
+        self._failures.not_booted(time.monotonic())
+        if self._proven or self._settings.pool == "ondemand":
+            self._log.warning(f"next try in {self._failures.pause:g} s")
             return
         # Nothing has ever worked: it will not by itself.
         self._exit = code
         self._graceful = 0.0
         self._stop("")
 
-    def _spawn(self) -> bool:
-        """Fork a worker; False where the system has no process or descriptor left for one."""
-        _flush()
-        try:
-            ours, theirs = socket.socketpair()
-            try:
-                pid = os.fork()
-            except OSError:
-                ours.close()
-                theirs.close()
-                raise
-        except OSError as error:
-            self._failed(f"cannot start a worker: {error.strerror}", _EXIT_BOOT)
-            return False
-        if pid == 0:
-            code = _EXIT_BOOT
-            try:
-                ours.close()
-                for worker in self._workers.values():
-                    worker.control.close()
-                code = self._child(theirs)
-            except BaseException:  # noqa: BLE001  (it ends here; the master only sees that it did)
-                traceback.print_exc()
-            finally:
-                try:
-                    atexit._run_exitfuncs()  # noqa: SLF001  (the application's own, as in a process of its own)
-                    _flush()
-                finally:  # never back into the master's code, which would end the other workers
-                    os._exit(code)
-        theirs.close()
-        ours.setblocking(False)
-        self._workers[pid] = _Worker(pid, ours, time.monotonic())
-        return True
 
-    def _child(self, control: socket.socket) -> int:
-        """Be a worker; returns its exit code."""
-        atexit._clear()  # noqa: SLF001  (the master's)
-        os.close(self._signals_in)
-        os.close(self._signals_out)
-        wakeup_in, wakeup_out = os.pipe()
-        for fd in (wakeup_in, wakeup_out):
-            os.set_blocking(fd, False)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        # Ctrl-C reaches the whole group, and the master tells us. It is not ignored, since programs that the
-        # application starts would inherit that.
-        for number in (signal.SIGINT, *LEAVE):
-            signal.signal(number, _note)
-        signal.set_wakeup_fd(wakeup_out, warn_on_full_buffer=False)
-        os.register_at_fork(after_in_child=lambda: _forget(wakeup_out))
-        try:
-            run_worker(self._settings, self._sockets, control, wakeup_in, self._log)
-        except WorkerBootError as error:
-            if error.__cause__ is not None:
-                traceback.print_exception(error.__cause__)
-            control.sendall(str(error).encode("utf-8", "replace"))
-            return _EXIT_BOOT if error.__cause__ is not None else _EXIT_CONFIG
-        return _EXIT_OK
+@contextlib.contextmanager
+def signals_noted() -> Iterator[None]:
+    """For the time of a server: until its loop runs, what asks for the end raises KeyboardInterrupt; the rest waits."""
+    before = {number: signal.signal(number, _end if number in STOP_SIGNALS else _note) for number in SIGNALS}
+    wakeup = signal.set_wakeup_fd(-1)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _note(number: int, frame: object) -> None:
     """Do nothing: the wake-up descriptor has the signal's number."""
 
 
-def _forget(wakeup: int) -> None:
-    """In a process that the application has forked: a signal for it must end it, and must not end the worker."""
-    found = signal.set_wakeup_fd(-1)
-    if found not in (-1, wakeup):  # the application's own
-        signal.set_wakeup_fd(found)
-    for number in (signal.SIGINT, *LEAVE):
-        if signal.getsignal(number) is _note:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _flush() -> None:
-    """Write out what was printed; there may be no such stream, and nobody who reads it."""
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-
-
-def _signal_name(number: int) -> str:
-    """Real-time signals have none."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+def _end(number: int, frame: object) -> NoReturn:  # noqa: ARG001  (a signal handler's signature)
+    """Leave whatever the start is at, be it the import of the application."""
+    raise KeyboardInterrupt

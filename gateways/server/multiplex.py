@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 from gateways.body import RequestBody
 from gateways.codecs.events import Abort, Body, EndOfBody, EndOfResponse, Event, RawBody, Refused, Request
 from gateways.codecs.refusal import error_response
-from gateways.errors import BodyError, LocalProtocolError, PeerClosed, RemoteProtocolError
-from gateways.server.connection import Connection
+from gateways.errors import BodyError, LocalProtocolError, PeerClosed, RemoteProtocolError, RequestTimeout
+from gateways.server.connection import LOOK, Connection
 from gateways.server.exchange import Exchange
 
 if TYPE_CHECKING:
@@ -151,7 +151,10 @@ class MultiplexConnection(Connection):
         except Exception as error:  # noqa: BLE001  (a bug of the App costs its request, not the others)
             self.pool.log.failure("an application failed", error)
         if not exchange.ended:
-            self._give_up(exchange)
+            if exchange.status and not exchange.aborted:
+                self.abandon(exchange)
+            else:
+                self._give_up(exchange)
         elif self.exchanges.get(exchange.request.stream) is exchange:  # its last write failed
             self.answered(exchange)
 
@@ -237,6 +240,10 @@ class MultiplexConnection(Connection):
             self.in_head = True
             self.deadline = self.pool.clock() + self.pool.timeouts.head
 
+    def untouched(self) -> bool:
+        """It waits for a request, without a byte yet: another process could go on with it."""
+        return not (self.exchanges or self.readers or self.unread) and super().untouched()
+
     def idle(self, fresh: bool) -> bool:
         """Nothing is under way: kept open between two requests, or ``fresh`` is False and none has come."""
         return not self.exchanges and super().idle(fresh)
@@ -266,13 +273,27 @@ class MultiplexConnection(Connection):
     def pull(self, body: RequestBody) -> None:
         """Read for ``body``, or wait while another thread does; return when there is news for it (BodySource)."""
         with self.lock:
-            if self._is_over(body):
-                body.fail(BodyError("the request is over"))
-                return
+            exchange = self._exchange_of(body)
+        if exchange is None or exchange.ended:
+            body.fail(BodyError("the request is over"))
+        elif self.pool.timed:
+            exchange.enter()
+            try:
+                self._pull_in_turn(body)
+            finally:
+                exchange.leave()
+        else:
+            self._pull_in_turn(body)
+
+    def _pull_in_turn(self, body: RequestBody) -> None:
+        turn = False
+        with self.lock:
             self.readers.append(body)
-            turn = self._await_turn(body)
-            if not turn:
-                self.readers.remove(body)
+            try:
+                turn = self._await_turn(body)
+            finally:
+                if not turn:
+                    self.readers.remove(body)
         if not turn:
             return
         try:
@@ -300,7 +321,7 @@ class MultiplexConnection(Connection):
         while self.reading or self._others_full():
             if self.arrived is None:
                 self.arrived = threading.Condition(self.lock)
-            if not self.arrived.wait(self.pool.timeouts.body):
+            if not self._await_arrival(self.arrived):
                 self._too_slow(body)
                 return False
             if body.received != had or body.ended:
@@ -311,12 +332,25 @@ class MultiplexConnection(Connection):
         self.reading = True
         return True
 
-    def _is_over(self, body: RequestBody) -> bool:
-        """The request of ``body`` has been answered."""
+    def _await_arrival(self, arrived: threading.Condition) -> bool:
+        """Wait, with the lock held, for what another thread reads; False past the deadline. Raises RequestTimeout."""
+        pool = self.pool
+        if not pool.timed:
+            return arrived.wait(pool.timeouts.body)
+        deadline = pool.clock() + pool.timeouts.body
+        while (left := deadline - pool.clock()) > 0:
+            if arrived.wait(min(left, LOOK)):
+                return True
+            if threading.get_ident() in pool.overdue:
+                raise RequestTimeout
+        return False
+
+    def _exchange_of(self, body: RequestBody) -> Exchange | None:
+        """Return the request of ``body``, while it is served."""
         for exchange in self.exchanges.values():
             if exchange.body is body:
-                return exchange.ended
-        return True
+                return exchange
+        return None
 
     def _too_slow(self, body: RequestBody) -> None:
         body.fail(BodyError(f"no byte of the body came for {self.pool.timeouts.body:g} s", 408))
@@ -360,7 +394,7 @@ class MultiplexConnection(Connection):
                     raise PeerClosed(f"the peer went away: {error.strerror}") from None
                 if sent != len(header) + len(content):
                     self.write_rest(header + content, sent)
-            except PeerClosed:
+            except (PeerClosed, RequestTimeout):
                 self.broken = True
                 self.eof = True
                 raise
@@ -372,7 +406,7 @@ class MultiplexConnection(Connection):
                 raise PeerClosed("the peer went away, or stood still, while another response was written")
             try:
                 super().send_raw(event, fd, offset)
-            except PeerClosed:
+            except (PeerClosed, RequestTimeout):
                 self.broken = True
                 self.eof = True
                 raise
@@ -384,7 +418,7 @@ class MultiplexConnection(Connection):
                 raise PeerClosed("the peer went away, or stood still, while another response was written")
             try:
                 Connection.write(self, data)
-            except PeerClosed:
+            except (PeerClosed, RequestTimeout):
                 self.broken = True
                 self.eof = True
                 raise

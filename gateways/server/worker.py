@@ -1,6 +1,7 @@
 """One worker process: loads the application, serves every listener with one pool, leaves when told to.
 
-The master tells it over ``control``, a socket: a byte, or its end (the master is gone), means finish and leave.
+The master gives its orders over ``control``, a socket: stop, reopen the logs, end a request; its end (the master is
+gone) means stop too.
 """
 
 from __future__ import annotations
@@ -10,42 +11,87 @@ import os
 import signal
 import socket
 import sys
-from typing import Final
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
 
+from gateways.apps import App
 from gateways.apps.loader import load
+from gateways.apps.secret import SecretApp
 from gateways.apps.wsgi import WSGIApp
+from gateways.errors import ConfigError
+from gateways.server.accesslog import AccessLog
+from gateways.server.admission import Admission, Networks
+from gateways.server.channel import CANCEL, CONNECTION, READY, REOPEN, STOP, Channel, Message
 from gateways.server.errorlog import ErrorLog
 from gateways.server.listener import Listener
+from gateways.server.observed import ObservedApp
+from gateways.server.passing import Passing, Way
 from gateways.server.poller import make_poller
 from gateways.server.pool import Pool
-from gateways.server.protocols import Protocols
+from gateways.server.protocols import BehindProxy, Protocols
+from gateways.server.scoreboard import Board
 from gateways.settings import Settings
 
-__all__ = ["LEAVE", "READY", "run_worker"]
+__all__ = ["LEAVE", "Place", "run_worker"]
 
-READY = b"r"
 LEAVE: Final = (signal.SIGTERM, signal.SIGQUIT)
 """What asks a worker itself to leave. Any other signal that has a handler is the application's own."""
 
 
-def run_worker(
-    settings: Settings, sockets: list[tuple[str, socket.socket]], control: socket.socket, wakeup: int, log: ErrorLog
-) -> None:
-    """Serve until told to stop. ``wakeup`` has the numbers of the signals that came; raises WorkerBootError."""
-    sys.path.insert(0, os.getcwd())
-    application = load(settings.app)
-    app = WSGIApp(application, log, mount=settings.mount, threads=settings.threads > 1, processes=settings.workers > 1)
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What the master gives a worker beside the settings."""
+
+    sockets: list[tuple[str, socket.socket]]
+    """Protocol and listening socket."""
+    control: socket.socket
+    wakeup: int
+    """A descriptor from which the numbers of the signals that came can be read."""
+    board: Board
+    slot: int
+    access_log: AccessLog | None
+    log_fds: tuple[int, ...]
+    """Descriptors of the log files: what REOPEN brings takes their numbers."""
+    admission: Admission
+    application: Any = None
+    """Loaded already, where it is loaded in the master."""
+
+
+def run_worker(settings: Settings, place: Place, log: ErrorLog) -> None:
+    """Serve until told to stop; raises WorkerBootError, ConfigError."""
+    application = place.application
+    if application is None:
+        sys.path.insert(0, os.getcwd())
+        application = load(settings.app)
+    app: App = WSGIApp(
+        application, log, mount=settings.mount, threads=settings.threads > 1, processes=settings.workers > 1
+    )
+    if settings.secret:
+        app = SecretApp(app, settings.secret, log)
+    observed = ObservedApp(app, place.board, place.slot, place.access_log)
     pool = Pool(
-        app, log, threads=settings.threads, limits=settings.limits, timeouts=settings.timeouts,
+        observed, log, threads=settings.threads, limits=settings.limits, timeouts=settings.timeouts,
         poller=make_poller(one_shot=settings.threads > 1),
     )  # fmt: skip
-    listeners = [Listener(pool, sock, protocol, protocols_of(sock, settings)) for protocol, sock in sockets]
-    stop = _Stop(pool, listeners, (control.fileno(), wakeup))
-    pool.watch(control.fileno(), stop)
-    pool.watch(wakeup, _Signals(stop, wakeup))
+    ways = [way_of(sock, protocol, settings, place.admission) for protocol, sock in place.sockets]
+    listeners = [Listener(pool, way.sock, way.protocol, way.connector, place.admission) for way in ways]
+    channel = Channel(place.control)
+    passing = Passing(pool, channel, ways)
+    stop = _Stop(pool, listeners, passing)
+    pool.watch(place.wakeup, _Signals(stop, place.wakeup))
+    orders = _Orders(channel, place.log_fds, stop, passing)
+    if settings.request_timeout:
+        from gateways.server.deadlines import Deadlines  # noqa: PLC0415  (ctypes, for those who ask for it)
+
+        orders.listen_in_thread(pool, Deadlines(pool, observed).cancel)
+    else:
+        orders.listen(pool)
     gc.collect()
     gc.freeze()  # what the application's modules hold is never garbage, and need not be looked at
-    control.sendall(READY)
+    channel.send(READY)
     pool.run()
 
 
@@ -63,36 +109,119 @@ class _Signals:
         except BlockingIOError:  # another thread has looked
             return
         if any(number in numbers for number in LEAVE):
-            self._stop.on_ready()
+            self._stop.leave(others=True)
+
+
+class _Orders:
+    """What the master says."""
+
+    def __init__(self, channel: Channel, log_fds: tuple[int, ...], stop: _Stop, passing: Passing) -> None:
+        self._channel = channel
+        self._log_fds = log_fds
+        self._stop = stop
+        self._passing = passing
+        self._lock = threading.Lock()
+
+    def listen(self, pool: Pool) -> None:
+        """Take it in the pool."""
+        self._channel.sock.setblocking(False)
+        pool.watch(self._channel.fileno(), self)
+
+    def on_ready(self) -> None:
+        """Take what has come, one thread at a time."""
+        with self._lock:
+            messages = self._channel.receive()
+            if messages is None:
+                self._stop.unwatch(self._channel.fileno())
+                messages = [Message(STOP)]
+            for message in messages:
+                self._obey(message)
+
+    def listen_in_thread(self, pool: Pool, cancel: Callable[[int, int], None]) -> None:
+        """Take it in a thread: a request is to be ended while every thread of the pool is in the application."""
+        heard, hearing = os.pipe()
+        os.set_blocking(heard, False)
+        relay = _Relay(heard, self._obey)
+        pool.watch(heard, relay)
+
+        def listen() -> None:
+            while (messages := self._channel.receive()) is not None:
+                for message in messages:
+                    if message.kind == CANCEL:
+                        cancel(message.one, message.two)
+                    elif message.kind == REOPEN:
+                        self._obey(message)
+                    else:
+                        relay.messages.append(message)
+                        os.write(hearing, b"m")
+            relay.messages.append(Message(STOP))
+            os.write(hearing, b"m")
+
+        threading.Thread(target=listen, name="gateways-orders", daemon=True).start()
+
+    def _obey(self, message: Message) -> None:
+        """Do it, in the pool."""
+        if message.kind == STOP:
+            self._stop.leave(others=message.one == 1)
+        elif message.kind == CONNECTION:
+            self._passing.take(message)
+        elif message.kind == REOPEN:
+            for new, old in zip(message.fds, self._log_fds, strict=True):
+                os.dup2(new, old, inheritable=old <= 2)
+                os.close(new)
+        elif message.kind != CANCEL:  # which came without --request-timeout: of a master of other settings
+            raise ConfigError(f"the master gave an order that this worker does not know: {message.kind!r}")
+
+
+class _Relay:
+    """Has messages that one thread has heard obeyed by a thread of the pool, one after another."""
+
+    def __init__(self, fd: int, obey: Callable[[Message], None]) -> None:
+        self._fd = fd
+        self._obey = obey
+        self.messages: deque[Message] = deque()
+
+    def on_ready(self) -> None:
+        """Take one."""
+        try:
+            os.read(self._fd, 1)
+        except BlockingIOError:  # another thread has taken it
+            return
+        self._obey(self.messages.popleft())
 
 
 class _Stop:
-    """What the control socket and some signals of a worker mean: finish what runs, and leave."""
+    """What the master's order, its end, and some signals of a worker mean: finish what runs, and leave."""
 
-    def __init__(self, pool: Pool, listeners: list[Listener], fds: tuple[int, ...]) -> None:
+    def __init__(self, pool: Pool, listeners: list[Listener], passing: Passing) -> None:
         self._pool = pool
         self._listeners = listeners
-        self.fds = fds
+        self._passing = passing
 
-    def on_ready(self) -> None:
-        """Take the last connections that wait, then no more."""
-        for fd in self.fds:
-            self._pool.unwatch(fd)
-        self._pool.stop()
+    def leave(self, *, others: bool) -> None:
+        """Take the last connections that wait, then no more; others, if there are any, go on with the kept ones."""
+        self._pool.stop(self._passing if others else None)
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener.finish()
 
+    def unwatch(self, fd: int) -> None:
+        """Listen no more there."""
+        self._pool.unwatch(fd)
 
-def protocols_of(sock: socket.socket, settings: Settings) -> Protocols:
+
+def way_of(sock: socket.socket, protocol: str, settings: Settings, admission: Admission) -> Way:
     """Return what makes the connections of one listening socket."""
     address = sock.getsockname()
     host, port = (str(address[0]), str(address[1])) if isinstance(address, tuple) else ("localhost", "80")
-    return Protocols(
+    protocols = Protocols(
         settings.limits,
         host=host,
         port=port,
         max_conns=settings.backlog,
         max_reqs=settings.workers * settings.threads,
         modifier30=settings.uwsgi_modifier30,
+        admission=admission,
     )
+    connector = BehindProxy(protocols, Networks(settings.proxy_from)) if settings.proxy_from else protocols
+    return Way(protocol, sock, protocols, connector)

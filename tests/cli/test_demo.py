@@ -33,9 +33,9 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
     """Put a function in the place of the master's ``serve``."""
 
     def put(serve: Serve) -> None:
-        master = ModuleType("gateways.server.master")
+        master = ModuleType("gateways.server.service")
         vars(master)["serve"] = serve
-        monkeypatch.setitem(sys.modules, "gateways.server.master", master)
+        monkeypatch.setitem(sys.modules, "gateways.server.service", master)
 
     return put
 

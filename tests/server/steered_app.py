@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import json
 import os
@@ -25,7 +26,57 @@ if (STEER / "broken").exists():
 if (STEER / "deadly").exists():
     os._exit(9)
 
+VERSION = (STEER / "version").read_text() if (STEER / "version").exists() else "one"
+LOADED_BY = os.getpid()
+HELD: list[bytearray] = []
+
+if (STEER / "short-lived").exists():
+    threading.Timer(0.05, os._exit, [9]).start()
+
 atexit.register((STEER / "at-exit").write_text, "done")
+
+
+def loop() -> None:
+    """In Python, without an end."""
+    while True:
+        pass
+
+
+def sleep() -> None:
+    time.sleep(60)
+
+
+def hold_interpreter() -> None:
+    """In C, for minutes: nothing else of the process runs meanwhile."""
+    sum(range(1 << 36))
+
+
+def refuse_to_end() -> None:
+    """Goes on after whatever is raised."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with contextlib.suppress(BaseException):
+            while time.monotonic() < until:
+                pass
+
+
+def nap() -> None:
+    time.sleep(0.6)
+
+
+HANGING = {
+    "/loop": loop,
+    "/sleep": sleep,
+    "/hold-interpreter": hold_interpreter,
+    "/refuse-to-end": refuse_to_end,
+    "/nap": nap,
+}
+
+
+def first_then_hang() -> Iterable[bytes]:
+    yield b"first"
+    while True:
+        time.sleep(0.01)
 
 
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -66,10 +117,24 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
         environ["wsgi.errors"].write("a line\n")
     elif path == "/fail":
         raise RuntimeError("failed on purpose")
+    elif path in HANGING:
+        HANGING[path]()
+    elif path == "/out-of-memory":
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 31, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        bytearray(1 << 33)
+    elif path == "/print-error":
+        sys.stderr.write("an error\n")
+    elif path == "/leak":
+        HELD.append(bytearray(4_000_000))
     start_response("200 OK", [("Content-Type", "text/plain")])
+    if path == "/version":
+        return [f"{VERSION} {os.getpid()}".encode()]
+    if path == "/first-then-hang":
+        return first_then_hang()
     if path == "/about":
         about = {
             "pid": os.getpid(),
+            "loaded-by": LOADED_BY,
             "main": threading.current_thread() is threading.main_thread(),
             "frozen": gc.get_freeze_count(),
             "path": sys.path[0],
@@ -78,6 +143,8 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
             "multiprocess": environ["wsgi.multiprocess"],
         }
         return [json.dumps(about).encode()]
+    if path == "/huge":
+        return (b"x" * 100_000 for _ in range(1000))
     if path == "/large":
         return (b"x" * 10_000 for _ in range(50))
     return [body or b"pid %d" % os.getpid()]

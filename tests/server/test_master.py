@@ -458,3 +458,25 @@ def test_idle_master_sleeps() -> None:
         before = ticks()
         time.sleep(1)
         assert ticks() == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_stopped_while_it_loads_the_application_itself(number: signal.Signals) -> None:
+    """With --preload: the import is left where it is, and nothing stays behind."""
+    with open_directory() as directory:
+        shutil.copy(SOURCE, directory)
+        (directory / "hang").touch()
+        server = App(
+            directory, "steered_app:app", "--preload", "--pid-file", "pid", "--control", "control",
+            python_path=directory, protocols=("http",), env={"STEER": str(directory)},
+        )  # fmt: skip
+        with server.log.open("ab") as log:
+            server.process = subprocess.Popen(server.argv, cwd=directory, env=server.env, stdout=log, stderr=log)
+        try:
+            wait_until((directory / "control").exists, "it is loading")
+            os.kill(server.pid, signal.SIGHUP)
+            assert server.stop(number) == 0
+            assert "Traceback" not in server.text()
+            assert not any((directory / name).exists() for name in ("pid", "control", "http.sock"))
+        finally:
+            server.kill()

@@ -1,0 +1,97 @@
+"""The server's log files, together: opened before the workers are forked, reopened for all when they have been moved.
+
+A worker never opens one: it may have lost the right to, or its root directory. It gets the new file from the master and
+puts it under the number of the old one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Final
+
+from gateways.errors import ConfigError
+from gateways.server.errorlog import ErrorLog, configure
+from gateways.server.logfiles import LogTarget, open_target, reopen
+from gateways.server.slowlog import SlowLog
+from gateways.settings import Settings
+
+__all__ = ["Outlets"]
+
+_NAME: Final = "{} log"
+
+
+class Outlets:
+    """The access log, the error log and the slow log of one server.
+
+    Raises ConfigError where one cannot be opened. With ``kept``, which are ``others()`` of the program before this one,
+    the old file or stderr is taken then, and the log tells why.
+    """
+
+    def __init__(self, settings: Settings, kept: Mapping[str, int] | None = None) -> None:
+        self.log = ErrorLog()
+        self._files: list[LogTarget] = []
+        self._kept = kept
+        self._problems: list[str] = []
+        error = self._open(settings.error_log, stream=2, kind="error")
+        if error.path:  # what the application prints belongs there too
+            error.move(2)
+            self._files.append(error)
+        configure(settings.log_level, error)
+        self.access: LogTarget | None = None
+        if settings.access_log:
+            self.access = self._open(settings.access_log, stream=1, kind="access")
+            if self.access.path:
+                self._files.append(self.access)
+        slow: LogTarget | None = None
+        if settings.slow_log:
+            slow = self._open(settings.slow_log, stream=2, kind="slow")
+            if slow.path:
+                self._files.append(slow)
+        self.slow = SlowLog(slow, self.log)
+        for target in (self.access, slow):
+            if target is not None:
+                target.complain = self.log.warning
+        for problem in self._problems:
+            self.log.failure(problem)
+        for kind in ("access", "slow"):
+            fd = (kept or {}).get(_NAME.format(kind))
+            if fd is not None and fd not in self.fds:
+                os.close(fd)
+
+    def _open(self, spec: str, *, stream: int, kind: str) -> LogTarget:
+        try:
+            return open_target(spec, stream=stream, kind=kind)
+        except ConfigError as error:
+            if self._kept is None:
+                raise
+            fd = self._kept.get(_NAME.format(kind))
+            if fd is not None:
+                os.set_inheritable(fd, False)
+                self._problems.append(f"{error}; the old file is kept")
+                return LogTarget(fd, kind, spec)
+            self._problems.append(f"{error}; stderr is taken instead")
+            return open_target("-", stream=2, kind=kind)
+
+    def others(self) -> dict[str, int]:
+        """Return the names and descriptors of the files, for the program that takes over; stderr it has anyway."""
+        return {_NAME.format(target.kind): target.fd for target in self._files if target.fd != 2}
+
+    @property
+    def fds(self) -> tuple[int, ...]:
+        """The numbers of the files that ``reopen`` opens anew, in its order."""
+        return tuple(target.fd for target in self._files)
+
+    def reopen(self) -> list[int]:
+        """Open every file anew, here under its old number; returns descriptors for the workers, to be closed."""
+        fds = []
+        for target in self._files:
+            try:
+                new = reopen(target)
+            except ConfigError as error:
+                self.log.failure(f"{error}; the old file is kept")
+                new = os.dup(target.fd)
+            else:
+                target.replace(os.dup(new))
+            fds.append(new)
+        return fds

@@ -1,0 +1,208 @@
+"""The living workers of one master: forked, watched by their slots on the scoreboard, told to leave, killed, reaped.
+
+It carries out and reports; what is to be done is the policy's to say, and the master's to ask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import signal
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from gateways.server.channel import CANCEL, CONNECTION, FAILED, READY, STOP, Message
+from gateways.server.policy import BusyThread, WorkerFacts
+from gateways.server.process import WorkerProcess, fork_worker
+from gateways.server.scoreboard import Board, Row
+
+__all__ = ["Workers", "private_memory"]
+
+_JITTER: Final = 10  # a limit is exceeded by up to a tenth: workers born together do not leave together
+_PRIVATE: Final = re.compile(r"^Private_(?:Clean|Dirty): *(\d+) kB$", re.MULTILINE)
+
+
+class Workers:
+    """All workers of one server, those that boot and those that leave too."""
+
+    def __init__(self, board: Board, *, max_requests: int, max_age: float) -> None:
+        self.board = board
+        self._max_requests = max_requests
+        self._max_age = max_age
+        self._living: dict[int, WorkerProcess] = {}
+        self._free = list(range(board.workers - 1, -1, -1))
+        self._homeless: list[Message] = []
+        """Connections with which nobody goes on yet."""
+
+    def __iter__(self) -> Iterator[WorkerProcess]:
+        """All, in the order in which they were born."""
+        return iter(list(self._living.values()))
+
+    def __len__(self) -> int:
+        return len(self._living)
+
+    def __getitem__(self, pid: int) -> WorkerProcess:
+        return self._living[pid]
+
+    @property
+    def serving(self) -> list[WorkerProcess]:
+        """Those that are ready and have not been told to leave."""
+        return [worker for worker in self if worker.ready and worker.retiring_since is None]
+
+    @property
+    def ready(self) -> int:
+        """How many serve."""
+        return len(self.serving)
+
+    def spawn(self, body: Callable[[socket.socket, int], int], generation: int, now: float) -> WorkerProcess:
+        """Fork one that runs ``body`` with its control socket and its slot; raises OSError."""
+        if not self._free:
+            raise OSError(0, "every place on the scoreboard is taken by workers that have not left yet")
+        slot = self._free[-1]
+        self.board.clear(slot)
+        worker = fork_worker(
+            lambda control: body(control, slot), born=now, generation=generation, slot=slot, others=self
+        )
+        self._free.pop()
+        worker.base_requests = sum(row.done for row in self.board.rows(slot))
+        if self._max_requests:
+            worker.request_limit = self._max_requests + random.randint(0, self._max_requests // _JITTER)  # noqa: S311
+        if self._max_age:
+            worker.age_limit = self._max_age * (1 + random.random() / _JITTER)  # noqa: S311
+        self._living[worker.pid] = worker
+        return worker
+
+    def adopt(self, worker: WorkerProcess) -> None:
+        """Take over one that another master of this process has forked."""
+        self._living[worker.pid] = worker
+
+    def retire(self, worker: WorkerProcess, cause: str, now: float) -> None:
+        """Have it finish what it serves and leave; where others serve, they get its kept connections."""
+        if worker.retiring_since is None:
+            worker.retiring_since = now
+            worker.cause = cause
+            worker.channel.send(STOP, 1 if self.ready and cause != "stop" else 0)
+
+    def cancel(self, worker: WorkerProcess, thread: int, serial: int, now: float) -> None:
+        """Have it answer and interrupt a request."""
+        worker.cancelled[thread] = (serial, now)
+        worker.channel.send(CANCEL, thread, serial)
+
+    def kill(self, worker: WorkerProcess) -> bool:
+        """End it now; False where that has been done."""
+        if worker.killed:
+            return False
+        worker.killed = True
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.pid, signal.SIGKILL)
+        return True
+
+    def hear(self, worker: WorkerProcess) -> bool:
+        """Take what it says; True where that is that it has become ready."""
+        messages = worker.channel.receive()
+        if messages is None:
+            worker.channel.close()
+            return False
+        became_ready = False
+        for message in messages:
+            if message.kind == READY:
+                worker.ready = became_ready = True
+            elif message.kind == FAILED:
+                worker.reason = message.text.decode("utf-8", "replace")
+            elif message.kind == CONNECTION:
+                self._homeless.append(message)
+        self._pass_on()
+        return became_ready
+
+    def _pass_on(self) -> None:
+        """Have those that serve go on with connections, each with as many; they wait where nobody does."""
+        for message in self._homeless[:]:
+            for worker in sorted(self.serving, key=lambda worker: worker.given):
+                if worker.channel.send(CONNECTION, text=message.text, fds=message.fds):
+                    worker.given += 1
+                    self._homeless.remove(message)
+                    _close(message.fds)
+                    break
+
+    def close_connections(self) -> None:
+        """Nobody will go on with those that wait."""
+        for message in self._homeless:
+            _close(message.fds)
+        self._homeless.clear()
+
+    def reap(self) -> Iterator[tuple[WorkerProcess, int, list[Row]]]:
+        """Take out those that have ended: each with its exit code and what its threads were serving."""
+        for pid, worker in list(self._living.items()):
+            try:
+                found, status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                found, status = pid, 0
+            if found:
+                while worker.channel.fileno() >= 0 and worker.channel.waits():
+                    self.hear(worker)
+                serving = [row for row in self.rows(worker) if row.busy]
+                del self._living[pid]
+                if worker.slot >= 0:
+                    self.board.clear(worker.slot)
+                    self._free.append(worker.slot)
+                worker.close()
+                yield worker, os.waitstatus_to_exitcode(status), serving
+
+    def rows(self, worker: WorkerProcess) -> list[Row]:
+        """Return what its threads do; nothing is known of a worker that another master has forked."""
+        return self.board.rows(worker.slot) if worker.slot >= 0 else []
+
+    def requests(self, worker: WorkerProcess) -> int:
+        """Return how many requests it has served."""
+        return sum(row.done for row in self.rows(worker)) - worker.base_requests
+
+    def measure(self, worker: WorkerProcess) -> int | None:
+        """Look up its private memory, in bytes; None where the system does not tell."""
+        found = private_memory(worker.pid)
+        worker.private_bytes = found or 0
+        return found
+
+    def facts(self, worker: WorkerProcess) -> WorkerFacts:
+        """Return what the policy wants to know of one."""
+        rows = self.rows(worker) if worker.ready else []
+        busy = []
+        for row in rows:
+            if row.busy:
+                serial, when = worker.cancelled.get(row.thread, (-1, 0.0))
+                busy.append(
+                    BusyThread(
+                        row.thread, row.serial, row.since, worker.slow.get(row.thread) == row.serial,
+                        when if serial == row.serial else None,
+                    )
+                )  # fmt: skip
+        idle_since = max(row.since for row in rows) if rows and not busy else None
+        return WorkerFacts(
+            worker.pid,
+            worker.ready,
+            worker.born,
+            generation=worker.generation,
+            requests=sum(row.done for row in rows) - worker.base_requests if rows else 0,
+            request_limit=worker.request_limit,
+            age_limit=worker.age_limit,
+            private_bytes=worker.private_bytes,
+            busy=tuple(busy),
+            idle_since=None if idle_since is None else max(idle_since, worker.ready_since),
+            retiring_since=worker.retiring_since,
+        )
+
+
+def _close(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def private_memory(pid: int) -> int | None:
+    """Return the bytes that belong to one process alone (proc(5), smaps_rollup); None where nobody tells."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+            return 1024 * sum(int(size) for size in _PRIVATE.findall(file.read()))
+    except OSError:
+        return None

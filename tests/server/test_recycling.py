@@ -1,0 +1,158 @@
+"""Workers that are replaced: by number of requests, age and memory without a gap in capacity, and those that crash."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+
+import pytest
+
+from tests.server.peers import request
+from tests.server.processes import App, gone, needs_proc, served
+from tests.servers import wait_until
+
+pytestmark = needs_proc
+
+
+def ask_until(server: App, condition: str, seconds: float = 20.0) -> int:
+    """Ask again and again until the log has these words; returns how often that was."""
+    deadline = time.monotonic() + seconds
+    count = 0
+    while condition not in server.text():
+        for _ in range(10):
+            server.get()
+            count += 1
+        assert time.monotonic() < deadline, condition
+    return count
+
+
+def test_number_of_requests() -> None:
+    with served("--workers", "2", "--max-requests", "50") as server:
+        old = server.workers()
+        with server.watched(2):
+            asked = ask_until(server, "requests (--max-requests)")
+            assert asked >= 50
+            server.await_ready(3)
+            ask_until(server, "worker " + str(old[0]) + " is told to leave")
+            ask_until(server, "worker " + str(old[1]) + " is told to leave")
+            wait_until(lambda: all(gone(pid) for pid in old), "both have gone")
+        assert len(set(server.workers())) >= 4
+        served_by_each = [int(count) for count in re.findall(r"it has served (\d+) requests", server.text())]
+        assert min(served_by_each) >= 50
+        status = server.status()
+        assert status["restarts"]["requests"] >= 2
+        assert status["restarts"]["crash"] == 0
+        assert "killed" not in server.text()
+
+
+def test_age() -> None:
+    with served("--workers", "2", "--max-age", "700ms") as server:
+        old = server.workers()
+        with server.watched(2):
+            wait_until(lambda: all(gone(pid) for pid in old), "both have gone")
+            server.await_ready(4)
+        assert "it is older than 1 s (--max-age)" in server.text()
+        assert server.get().startswith(b"pid ")
+        assert server.status()["restarts"]["age"] >= 2
+
+
+def test_memory() -> None:
+    with served("--workers", "2", "--max-rss", "40M") as server:
+        (first, second) = server.workers()
+        with server.watched(2):
+            for _ in range(20):
+                server.get("/leak")
+            server.await_log("of private memory (--max-rss)")
+            wait_until(lambda: gone(first) or gone(second), "one has gone")
+        (mebibytes,) = re.findall(r"it has (\d+) MiB of private memory", server.text())[:1]
+        assert int(mebibytes) >= 40
+        assert server.status()["restarts"]["memory"] >= 1
+
+
+def test_worker_under_the_limit_of_memory_stays() -> None:
+    with served("--max-rss", "1G") as server:
+        (worker,) = server.workers()
+        server.get("/leak")
+        server.await_status(lambda status: status["workers"][0]["private_bytes"] > 4_000_000, "its memory is known")
+        assert server.get() == b"pid %d" % worker
+
+
+def test_crash_is_told_with_its_requests() -> None:
+    with served("--workers", "2", "--threads", "2") as server:
+        with server.begin("/sleep?a") as first:
+            (worker,) = [entry["pid"] for entry in server.status()["workers"] if busy(entry)]
+            os.kill(worker, signal.SIGSEGV)
+            assert first.read() == b""
+        server.await_ready(3)
+        text = server.text()
+        assert f"worker {worker} was killed by SIGSEGV; it is replaced" in text
+        assert f"worker {worker} was serving http GET /sleep?a" in text
+        assert server.status()["restarts"]["crash"] == 1
+
+
+def busy(worker: dict[str, list[dict[str, str]]]) -> bool:
+    return any(thread["state"] == "busy" for thread in worker["threads"])
+
+
+def test_out_of_memory() -> None:
+    """The application's own MemoryError is a 500; the worker lives on."""
+    with served() as server:
+        (worker,) = server.workers()
+        with server.peer() as peer:
+            assert peer.get("/out-of-memory").status == 500
+        assert server.get() == b"pid %d" % worker
+
+
+def test_request_that_always_kills() -> None:
+    """Each worker is replaced at once, as long as not one follows the other too fast."""
+    with served("--workers", "2") as server:
+        for number in range(3):
+            with server.peer() as peer:
+                peer.send(request("http", "/die"))
+                assert peer.read() == b""
+            start = time.monotonic()
+            server.await_ready(3 + number)
+            assert time.monotonic() - start < 2
+        assert "next try" not in server.text()
+        assert server.status()["restarts"]["crash"] == 3
+
+
+def test_crash_loop_backs_off_and_says_so() -> None:
+    with served("--workers", "2") as server:
+        server.touch("short-lived")
+        os.kill(server.workers()[0], signal.SIGKILL)
+        server.await_log("died soon after their start; next try in 0.5 s")
+        server.await_log("died soon after their start; next try in 1 s")
+        server.await_log("died soon after their start; next try in 2 s")
+        tries = len(server.workers())
+        assert tries < 12
+        (server.directory / "short-lived").unlink()
+        wait_until(lambda: server.status()["ready"] == 2, "all serve again")
+        assert server.get().startswith(b"pid ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_worker_that_somebody_ends(number: signal.Signals) -> None:
+    """By SIGTERM it finishes what it serves."""
+    with served("--workers", "2") as server:
+        with server.begin("/nap") as peer:
+            (worker,) = [entry["pid"] for entry in server.status()["workers"] if busy(entry)]
+            os.kill(worker, number)
+            if number == signal.SIGTERM:
+                assert peer.answer().status == 200
+            else:
+                assert peer.read() == b""
+        server.await_ready(3)
+        assert gone(worker)
+
+
+def test_memory_is_looked_at_though_nobody_asks() -> None:
+    with served("--max-rss", "40M") as server:
+        (worker,) = server.workers()
+        for _ in range(20):
+            server.get("/leak")
+        server.await_ready(2)
+        wait_until(lambda: gone(worker), "it has gone")
+        assert "of private memory (--max-rss)" in server.text()

@@ -1,4 +1,4 @@
-"""What every test shares: how hard hypothesis tries, and the marker of the integration tests.
+"""What every test shares: how hard hypothesis tries, and the markers that follow from where a test stands.
 
 A test that needs a program of the system (nginx, apache2, ...) asks ``tests.servers.require`` for it: where it is
 missing, the test is skipped and ``-ra`` shows it; under CI=true it fails.
@@ -27,3 +27,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(INTEGRATION):
             item.add_marker(pytest.mark.integration)
+        if hasattr(getattr(item, "module", None), "served"):  # tests.server.processes
+            item.add_marker(pytest.mark.processes)

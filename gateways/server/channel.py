@@ -13,12 +13,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["CANCEL", "CONNECTION", "FAILED", "READY", "REOPEN", "STOP", "Channel", "Message"]
+__all__ = ["CANCEL", "CONNECTION", "FAILED", "LEAVING", "READY", "REOPEN", "STOP", "Channel", "Message"]
 
 READY: Final = b"r"
 """From the worker: it serves."""
 FAILED: Final = b"f"
 """From the worker: why it cannot boot, as text."""
+LEAVING: Final = b"l"
+"""From the worker: somebody else than the master has told it to leave."""
 CONNECTION: Final = b"m"
 """A kept connection's descriptor, and as text what must be known of it: to a worker that goes on with it."""
 STOP: Final = b"s"

@@ -26,7 +26,7 @@ from gateways.server.service import Service
 from gateways.server.status import Gauge, Tally, listener_status, times_status, workers_status
 from gateways.server.workers import Workers
 
-__all__ = ["EXIT_BOOT", "EXIT_CONFIG", "EXIT_OK", "SIGNALS", "Master", "signals_noted"]
+__all__ = ["EXIT_BOOT", "EXIT_CONFIG", "EXIT_OK", "SIGNALS", "Master", "interruptible"]
 
 EXIT_OK: Final = 0
 EXIT_CONFIG: Final = 2
@@ -75,8 +75,6 @@ class Master:
         self._signals_in, self._signals_out = os.pipe()
         for fd in (self._signals_in, self._signals_out):
             os.set_blocking(fd, False)
-        signal.set_wakeup_fd(self._signals_out, warn_on_full_buffer=False)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # blocked across an exec
         # Where nothing can come of the clock alone, an idle master sleeps until something happens.
         self._ticks = bool(
             settings.request_timeout or settings.slow_request or settings.max_requests or settings.max_rss
@@ -102,14 +100,27 @@ class Master:
         self._newest = self._generation
         self._begin_reload()
 
+    @contextlib.contextmanager
+    def noting_signals(self) -> Iterator[None]:
+        """For the time of the server: note the signals, from which on none is lost and none kills."""
+        wakeup = signal.set_wakeup_fd(self._signals_out, warn_on_full_buffer=False)
+        before = {number: signal.signal(number, _note) for number in SIGNALS}
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked across an exec
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(wakeup)
+            os.close(self._signals_in)
+            os.close(self._signals_out)
+
     # -- the loop -----------------------------------------------------------------------------------------------
 
     def run(self) -> int:
-        """Supervise until stopped; returns the exit code. To be called within ``signals_noted``."""
-        for number in SIGNALS:
-            signal.signal(number, _note)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        """Supervise until stopped; returns the exit code. To be called within ``noting_signals``."""
         try:
+            self._signals()  # those that have come meanwhile
             while True:
                 self._overdue.collect()
                 self._settle()
@@ -130,8 +141,6 @@ class Master:
             for worker in self._workers:
                 self._workers.kill(worker)
             self._service.upgrade.end_check()
-            os.close(self._signals_in)
-            os.close(self._signals_out)
 
     def _look(self, now: float) -> None:
         """Bring up to date what only changes by being looked at."""
@@ -188,6 +197,7 @@ class Master:
             poll.register(fd, events)
         nobody = all(worker.retiring_since is not None for worker in self._workers)
         if nobody and self._settings.pool == "ondemand" and self._stopping_since is None:
+            self._workers.close_connections()  # of themselves they would never bring a worker
             if now < self._failures.until:  # a connection would wake us at once
                 moments.append(self._failures.until)
             else:
@@ -203,8 +213,8 @@ class Master:
             if fd == self._signals_in:
                 self._signals()
             elif fd in by_fd:
-                if by_fd[fd].channel.fileno() == fd and self._workers.hear(by_fd[fd]):
-                    self._ready(by_fd[fd])
+                if by_fd[fd].channel.fileno() == fd:
+                    self._hear(by_fd[fd])
             else:
                 service.on_ready(fd, events)
         service.expire(time.monotonic())
@@ -411,6 +421,13 @@ class Master:
 
     # -- what happens to workers --------------------------------------------------------------------------------
 
+    def _hear(self, worker: WorkerProcess) -> None:
+        if self._workers.hear(worker):
+            self._ready(worker)
+        if worker.leaving and worker.retiring_since is None:
+            self._log.info(f"worker {worker.pid} leaves: it has been asked to by a signal")
+            worker.retiring_since = time.monotonic()
+
     def _ready(self, worker: WorkerProcess) -> None:
         self._failures.booted()
         worker.ready_since = time.monotonic()
@@ -499,14 +516,12 @@ class Master:
 
 
 @contextlib.contextmanager
-def signals_noted() -> Iterator[None]:
-    """For the time of a server: until its loop runs, what asks for the end raises KeyboardInterrupt; the rest waits."""
-    before = {number: signal.signal(number, _end if number in STOP_SIGNALS else _note) for number in SIGNALS}
-    wakeup = signal.set_wakeup_fd(-1)
+def interruptible() -> Iterator[None]:
+    """For the import of the application, which may take its time: what asks for the end raises KeyboardInterrupt."""
+    before = {number: signal.signal(number, _interrupt) for number in STOP_SIGNALS}
     try:
         yield
     finally:
-        signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -515,6 +530,5 @@ def _note(number: int, frame: object) -> None:
     """Do nothing: the wake-up descriptor has the signal's number."""
 
 
-def _end(number: int, frame: object) -> NoReturn:  # noqa: ARG001  (a signal handler's signature)
-    """Leave whatever the start is at, be it the import of the application."""
+def _interrupt(number: int, frame: object) -> NoReturn:  # noqa: ARG001  (a signal handler's signature)
     raise KeyboardInterrupt

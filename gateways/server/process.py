@@ -28,12 +28,14 @@ class WorkerProcess:
     reason: str = ""
     """Why it could not boot."""
     killed: bool = False
+    leaving: bool = False
+    """Somebody else than the master has told it to leave."""
     retiring_since: float | None = None
     cause: str = ""
     """Why it retires."""
     private_bytes: int = 0
-    base_requests: int = 0
-    """Requests that others had served in its slot before it came."""
+    base: tuple[int, ...] = ()
+    """Requests that others had served in its slot before it came, by thread."""
     request_limit: int = 0
     age_limit: float = 0.0
     given: int = 0
@@ -99,6 +101,7 @@ def fork_worker(
             finally:  # never back into the master's code, which would end the other workers
                 os._exit(code)
     theirs.close()
+    stacks.keep()
     ours.setblocking(False)
     return WorkerProcess(pid, ours, born, generation, slot, stacks)
 

@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateways.apps import loader
 from gateways.build import version_line
@@ -33,6 +33,9 @@ from gateways.server.sockets import UnixListener, bind, cleanup
 from gateways.server.upgrade import Upgrade
 from gateways.server.worker import LEAVE, Place, run_worker
 from gateways.settings import Settings
+
+if TYPE_CHECKING:
+    from gateways.server.master import Master
 
 __all__ = ["Service", "serve"]
 
@@ -311,7 +314,7 @@ def serve(
     what the program before this one has left in it. 0: stopped as asked; 2: the application cannot be found; 3: it
     failed to load.
     """
-    from gateways.server.master import signals_noted  # noqa: PLC0415  (it knows Service)
+    from gateways.server.master import Master  # noqa: PLC0415  (it knows Service)
 
     environment = environment or {}
     privileges.check(settings.user, settings.group, settings.chroot)
@@ -321,20 +324,15 @@ def serve(
     os.chdir(settings.chdir)
     outlets = Outlets(settings, None if handed is None else handed.others)
     service = Service(settings, outlets, upgrade, Notifier.from_environ(environment, os.getpid()), admission)
-    try:
-        with signals_noted():
-            try:
-                return _serve(service, on_ready, handed, environment.get("XDG_RUNTIME_DIR"))
-            finally:
-                service.close()
-    except KeyboardInterrupt:
-        outlets.log.info("asked to stop while it was starting")
-        return _OK
+    master = Master(service, on_ready)
+    with master.noting_signals():
+        try:
+            return _serve(service, master, handed, environment.get("XDG_RUNTIME_DIR"))
+        finally:
+            service.close()
 
 
-def _serve(service: Service, on_ready: Callable[[], None] | None, handed: Handed | None, runtime: str | None) -> int:
-    from gateways.server.master import Master  # noqa: PLC0415  (as above)
-
+def _serve(service: Service, master: Master, handed: Handed | None, runtime: str | None) -> int:
     settings, log = service.settings, service.log
     service.open(handed)
     where = ", ".join(f"{protocol} on {address}" for protocol, address in settings.listeners)
@@ -342,7 +340,6 @@ def _serve(service: Service, on_ready: Callable[[], None] | None, handed: Handed
     log.info(f"{version_line()}: {settings.app}, {where}, workers {shape}")
     privileges.warn_root(log, settings.user)
     service.write_pid(handed)
-    master = Master(service, on_ready)
     service.attend(master, handed, runtime)
     if settings.preload:
         code = _preload(service, handed is not None)
@@ -364,11 +361,16 @@ def _read(handover: str) -> Handed:
 
 def _preload(service: Service, taken_over: bool) -> int:
     """Load the application here; returns an exit code other than 0 where that fails and nobody serves."""
+    from gateways.server.master import interruptible  # noqa: PLC0415  (it knows Service)
+
     settings = service.settings
     privileges.drop(settings.user, settings.group, settings.umask, settings.chroot, service.log)
     sys.path.insert(0, os.getcwd())
     try:
-        service.application = loader.load(settings.app)
+        with interruptible():
+            service.application = loader.load(settings.app)
+    except KeyboardInterrupt:  # the master has the signal, too
+        pass
     except WorkerBootError as error:
         service.log.failure(str(error), error.__cause__)
         if not taken_over:

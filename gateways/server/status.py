@@ -87,11 +87,11 @@ def _worker(workers: Workers, worker: WorkerProcess, now: float) -> dict[str, An
                 "thread": row.thread,
                 "state": "busy" if row.busy else "idle",
                 "for": max(0.0, now - (row.since or worker.born)),
-                "protocol": row.protocol if row.serial else "",
+                "protocol": row.protocol if row.ident else "",
                 "request": row.line,
-                "requests": row.done,
+                "requests": row.done - base,
             }
-            for row in rows
+            for row, base in zip(rows, worker.base, strict=False)  # no rows while it boots
         ],
     }
 

@@ -24,7 +24,9 @@ def start(directory: str) -> int:
     if importlib.util.find_spec("watchfiles") is None:
         raise ConfigError("--reload needs watchfiles: install gateways with its extra, gateways[reload]")
     words = [sys.executable, "-m", "gateways.server.watcher", directory, str(os.getpid())]
-    return subprocess.Popen(words, stdin=subprocess.DEVNULL).pid  # noqa: S603  (ourselves)
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL)  # noqa: S603  (ourselves)
+    process.returncode = 0  # else Popen complains that it still runs, when it is forgotten here
+    return process.pid
 
 
 def watch(directory: str, master: int) -> None:

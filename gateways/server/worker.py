@@ -24,7 +24,7 @@ from gateways.apps.wsgi import WSGIApp
 from gateways.errors import ConfigError
 from gateways.server.accesslog import AccessLog
 from gateways.server.admission import Admission, Networks
-from gateways.server.channel import CANCEL, CONNECTION, READY, REOPEN, STOP, Channel, Message
+from gateways.server.channel import CANCEL, CONNECTION, LEAVING, READY, REOPEN, STOP, Channel, Message
 from gateways.server.errorlog import ErrorLog
 from gateways.server.listener import Listener
 from gateways.server.observed import ObservedApp
@@ -81,7 +81,7 @@ def run_worker(settings: Settings, place: Place, log: ErrorLog) -> None:
     channel = Channel(place.control)
     passing = Passing(pool, channel, ways)
     stop = _Stop(pool, listeners, passing)
-    pool.watch(place.wakeup, _Signals(stop, place.wakeup))
+    pool.watch(place.wakeup, _Signals(stop, place.wakeup, channel))
     orders = _Orders(channel, place.log_fds, stop, passing)
     if settings.request_timeout:
         from gateways.server.deadlines import Deadlines  # noqa: PLC0415  (ctypes, for those who ask for it)
@@ -98,9 +98,10 @@ def run_worker(settings: Settings, place: Place, log: ErrorLog) -> None:
 class _Signals:
     """Tells the signals that mean leave from those that the application has handlers for."""
 
-    def __init__(self, stop: _Stop, fd: int) -> None:
+    def __init__(self, stop: _Stop, fd: int, channel: Channel) -> None:
         self._stop = stop
         self._fd = fd
+        self._channel = channel
 
     def on_ready(self) -> None:
         """Look which signals have come."""
@@ -109,6 +110,7 @@ class _Signals:
         except BlockingIOError:  # another thread has looked
             return
         if any(number in numbers for number in LEAVE):
+            self._channel.send(LEAVING)  # before the connections, lest they come back
             self._stop.leave(others=True)
 
 

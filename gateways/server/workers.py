@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from gateways.server.channel import CANCEL, CONNECTION, FAILED, READY, STOP, Message
+from gateways.server.channel import CANCEL, CONNECTION, FAILED, LEAVING, READY, STOP, Message
 from gateways.server.policy import BusyThread, WorkerFacts
 from gateways.server.process import WorkerProcess, fork_worker
 from gateways.server.scoreboard import Board, Row
@@ -49,8 +49,8 @@ class Workers:
 
     @property
     def serving(self) -> list[WorkerProcess]:
-        """Those that are ready and have not been told to leave."""
-        return [worker for worker in self if worker.ready and worker.retiring_since is None]
+        """Those that are ready and do not leave."""
+        return [worker for worker in self if worker.ready and worker.retiring_since is None and not worker.leaving]
 
     @property
     def ready(self) -> int:
@@ -63,11 +63,15 @@ class Workers:
             raise OSError(0, "every place on the scoreboard is taken by workers that have not left yet")
         slot = self._free[-1]
         self.board.clear(slot)
-        worker = fork_worker(
-            lambda control: body(control, slot), born=now, generation=generation, slot=slot, others=self
-        )
+        base = tuple(row.done for row in self.board.rows(slot))
+
+        def run(control: socket.socket) -> int:
+            self.close_connections()  # which wait in the master alone
+            return body(control, slot)
+
+        worker = fork_worker(run, born=now, generation=generation, slot=slot, others=self)
         self._free.pop()
-        worker.base_requests = sum(row.done for row in self.board.rows(slot))
+        worker.base = base
         if self._max_requests:
             worker.request_limit = self._max_requests + random.randint(0, self._max_requests // _JITTER)  # noqa: S311
         if self._max_age:
@@ -110,6 +114,8 @@ class Workers:
         for message in messages:
             if message.kind == READY:
                 worker.ready = became_ready = True
+            elif message.kind == LEAVING:
+                worker.leaving = True
             elif message.kind == FAILED:
                 worker.reason = message.text.decode("utf-8", "replace")
             elif message.kind == CONNECTION:
@@ -134,7 +140,10 @@ class Workers:
         self._homeless.clear()
 
     def reap(self) -> Iterator[tuple[WorkerProcess, int, list[Row]]]:
-        """Take out those that have ended: each with its exit code and what its threads were serving."""
+        """Take out those that have ended: each with its exit code and what its threads were serving.
+
+        What the master has of one is closed when the next is asked for.
+        """
         for pid, worker in list(self._living.items()):
             try:
                 found, status = os.waitpid(pid, os.WNOHANG)
@@ -148,8 +157,10 @@ class Workers:
                 if worker.slot >= 0:
                     self.board.clear(worker.slot)
                     self._free.append(worker.slot)
-                worker.close()
-                yield worker, os.waitstatus_to_exitcode(status), serving
+                try:
+                    yield worker, os.waitstatus_to_exitcode(status), serving
+                finally:
+                    worker.close()
 
     def rows(self, worker: WorkerProcess) -> list[Row]:
         """Return what its threads do; nothing is known of a worker that another master has forked."""
@@ -157,7 +168,7 @@ class Workers:
 
     def requests(self, worker: WorkerProcess) -> int:
         """Return how many requests it has served."""
-        return sum(row.done for row in self.rows(worker)) - worker.base_requests
+        return sum(row.done for row in self.rows(worker)) - sum(worker.base)
 
     def measure(self, worker: WorkerProcess) -> int | None:
         """Look up its private memory, in bytes; None where the system does not tell."""
@@ -184,7 +195,7 @@ class Workers:
             worker.ready,
             worker.born,
             generation=worker.generation,
-            requests=sum(row.done for row in rows) - worker.base_requests if rows else 0,
+            requests=sum(row.done for row in rows) - sum(worker.base) if rows else 0,
             request_limit=worker.request_limit,
             age_limit=worker.age_limit,
             private_bytes=worker.private_bytes,

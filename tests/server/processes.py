@@ -69,6 +69,7 @@ class App(Gateways):
     def status(self) -> dict[str, Any]:
         """Return the status document."""
         (answer,) = self.ask("status")
+        assert answer["ok"], (answer, self.text())
         found: dict[str, Any] = answer["status"]
         return found
 

@@ -145,7 +145,42 @@ def test_worker_that_somebody_ends(number: signal.Signals) -> None:
             else:
                 assert peer.read() == b""
         server.await_ready(3)
-        assert gone(worker)
+        wait_until(lambda: gone(worker), "it has gone")
+
+
+@pytest.mark.parametrize("options", [("--workers", "1"), ("--workers", "2", "--threads", "2")], ids=["1", "2x2"])
+def test_kept_connections_of_a_worker_that_somebody_ends(options: tuple[str, ...]) -> None:
+    """Another one goes on with them, once there is another one."""
+    with served(*options, protocols=("fastcgi",)) as server:
+        peers = [server.peer("fastcgi") for _ in range(4)]
+        for peer in peers:
+            assert peer.keep_get().status == 200
+        for round_ in range(3):
+            ready = server.workers()
+            worker = ready[-1]
+            os.kill(worker, signal.SIGTERM)
+            server.await_ready(len(ready) + 1)
+            for peer in peers:
+                assert peer.keep_get().status == 200
+            wait_until(lambda worker=worker: gone(worker), f"it has gone, {round_}")  # type: ignore[misc]
+        for peer in peers:
+            peer.sock.close()
+        text = server.text()
+        assert text.count("leaves: it has been asked to by a signal") == 3
+        assert server.status()["restarts"]["crash"] == 0
+
+
+def test_kept_connections_of_a_worker_on_demand() -> None:
+    """Nobody goes on with them: they are closed, and do not keep the next request waiting."""
+    options = ("--pool", "ondemand", "--worker-idle", "200ms")
+    with served(*options, protocols=("fastcgi",), first=0) as server:
+        for number in (signal.SIGTERM, 0):
+            with server.peer("fastcgi") as peer:
+                assert peer.keep_get().status == 200
+                if number:
+                    os.kill(server.workers()[-1], number)
+                peer.wait_closed(5.0)
+            wait_until(lambda: gone(server.workers()[-1]), "it has gone")
 
 
 def test_memory_is_looked_at_though_nobody_asks() -> None:

@@ -359,9 +359,12 @@ def test_logs_are_reopened(how: str) -> None:
 def test_logs_are_reopened_while_every_thread_is_busy() -> None:
     with served("--access-log", "access.log", "--request-timeout", "20s") as server:
         log = server.directory / "access.log"
+        (worker,) = server.workers()
         with server.begin("/wait") as peer:
             log.rename(log.with_suffix(".old"))
             server.ask("reopen")
+            files = [Path(entry.path) for entry in os.scandir(f"/proc/{worker}/fd")]
+            wait_until(lambda: any(str(file.readlink()) == str(log) for file in files), "the worker has the new file")
             server.touch("go")
             assert peer.answer().status == 200
         wait_until(lambda: "/wait" in log.read_text(), "the line is in the new file")

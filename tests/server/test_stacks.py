@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -13,7 +14,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from gateways.server import stacks as module
-from gateways.server.stacks import DUMP, StackFile, arrange
+from gateways.server.stacks import DUMP, StackFile, arrange, attend
+from tests.server import processes
 from tests.server.forks import child, ended, forked
 from tests.server.pools import within
 
@@ -86,12 +88,14 @@ def stacks() -> Iterator[StackFile]:
 
 
 @contextlib.contextmanager
-def listening(stacks: StackFile, body: Callable[[], object]) -> Iterator[int]:
-    """A child that writes its stacks when asked, and runs ``body``."""
+def listening(stacks: StackFile, body: Callable[[], object], *, thread: bool = False) -> Iterator[int]:
+    """A child that writes its stacks when asked, and runs ``body``; it may have a thread for that."""
     heard, out = os.pipe()
 
     def listen() -> None:
         stacks.listen()
+        if thread:
+            attend()
         os.write(out, b"r")
         body()
 
@@ -114,8 +118,9 @@ def test_one_thread(stacks: StackFile, stuck: Callable[[], None]) -> None:
             assert f"in {stuck.__name__}" in dump(stacks, pid)
 
 
+@pytest.mark.parametrize("thread", [False, True])
 @pytest.mark.parametrize("stuck", STUCK)
-def test_several_threads(stacks: StackFile, stuck: Callable[[], None]) -> None:
+def test_several_threads(stacks: StackFile, stuck: Callable[[], None], thread: bool) -> None:
     """Whichever thread has the GIL, all stacks come, and the one that is asked for comes first."""
     idents, out = os.pipe()
     go = threading.Lock()
@@ -126,25 +131,25 @@ def test_several_threads(stacks: StackFile, stuck: Callable[[], None]) -> None:
             stuck()
 
     def wait_for_all(threads: list[threading.Thread]) -> None:
-        for thread in threads:
-            thread.join()
+        for each in threads:
+            each.join()
 
     def body() -> None:
         go.acquire()
         threads = [threading.Thread(target=target) for target in (idle, idle, idle, sick)]
-        for thread in threads:
-            thread.start()
+        for each in threads:
+            each.start()
         go.release()
         wait_for_all(threads)
 
-    with listening(stacks, body) as pid:
+    with listening(stacks, body, thread=thread) as pid:
         ident = int.from_bytes(os.read(idents, 8), "little")
         dump_with(stacks, pid, f"in {stuck.__name__}", "in wait_for_all")
         mine, *others = dump(stacks, pid, ident).split("\n\n")
         assert mine.startswith(("This request's: Thread 0x", "This request's: Current thread 0x"))
         assert f"0x{ident:016x}" in mine
         assert f"in {stuck.__name__}" in mine
-        assert len(others) == 4
+        assert len(others) == (5 if thread else 4)
         assert sum("in idle" in other for other in others) == 3
         assert sum("in wait_for_all" in other for other in others) == 1
         assert "This request's" not in "".join(others)
@@ -154,6 +159,66 @@ def test_several_threads(stacks: StackFile, stuck: Callable[[], None]) -> None:
 
 def idle() -> None:
     time.sleep(1000)
+
+
+def test_who_writes(stacks: StackFile) -> None:
+    """The thread, at once; where it does not come to it, the signal after a while."""
+    go, tell = os.pipe()
+
+    def body() -> None:
+        os.read(go, 1)
+        sum_for_ever()
+
+    with listening(stacks, body, thread=True) as pid:
+        start = time.monotonic()
+        within(lambda: stacks._attended or not dump(stacks, pid), "the thread is there")
+        for _ in range(5):
+            assert "in body" in dump(stacks, pid)
+            assert not stacks._signalled
+        assert time.monotonic() - start < 5.0
+        os.write(tell, b"g")
+        dump_with(stacks, pid, "in sum_for_ever")
+        start = time.monotonic()
+        assert "in sum_for_ever" in dump(stacks, pid)
+        assert stacks._signalled
+        assert 0.9 < time.monotonic() - start < 5.0
+    os.close(go)
+    os.close(tell)
+
+
+def descend(depth: int) -> int:
+    return descend(depth - 1) + 1 if depth else 0
+
+
+def busy_for_ever() -> None:
+    while True:
+        descend(900)
+        json.loads(json.dumps([{"a": ["b"] * 5}] * 20, indent=1))
+
+
+def begin_threads_for_ever() -> None:
+    while True:
+        thread = threading.Thread(target=descend, args=(10,))
+        thread.start()
+        thread.join()
+
+
+def test_threads_that_run_on_meanwhile(stacks: StackFile) -> None:
+    """However often it is asked, the process lives: its stacks are not read while they change."""
+
+    def body() -> None:
+        for target in (busy_for_ever, busy_for_ever, begin_threads_for_ever):
+            threading.Thread(target=target, daemon=True).start()
+        sleep_for_ever()
+
+    with listening(stacks, body, thread=True) as pid:
+        within(lambda: stacks._attended or not dump(stacks, pid), "the thread is there")
+        dump_with(stacks, pid, "in sleep_for_ever")
+        for _ in range(100):
+            shown = dump(stacks, pid)
+            assert not processes.gone(pid)
+            assert "in sleep_for_ever" in shown
+        assert not stacks._signalled
 
 
 def test_system_calls_go_on(stacks: StackFile) -> None:
@@ -313,12 +378,13 @@ def test_threads_that_only_wait_are_counted() -> None:
             stack(HEAD % 6, "=wait", "shop.consume", *BOOT),
             stack(HEAD % IDENT, "shop.view", *FOLLOWER),
             stack(CURRENT % 7, *POLLING),
+            HEAD % 8 + "\n  <no Python frame>",
         ]
     )
     mine, consumer, waiting = arrange(text, IDENT).split("\n\n")
     assert mine == "This request's: " + stack(HEAD % IDENT, "shop.view")
     assert consumer == stack(HEAD % 6, "=wait", "shop.consume")
-    assert waiting.startswith("6 other threads ")
+    assert waiting.startswith("7 other threads ")
 
 
 def test_the_current_thread_may_be_the_one() -> None:
@@ -340,6 +406,15 @@ def test_a_stack_that_faulthandler_has_cut() -> None:
     text = stack(HEAD % IDENT, *["shop.deeper"] * 100) + "\n  ..."
     assert arrange(text, IDENT) == f"This request's: {text}"
     assert arrange(text, 1) == text
+
+
+def test_a_thread_is_shown_once() -> None:
+    """Where a dump that came late, of an earlier question, stands before."""
+    earlier = stack(CURRENT % IDENT, "shop.old", *MAIN)
+    text = "\n\n".join(
+        [earlier, stack(HEAD % 1, "shop.other"), stack(HEAD % IDENT, "shop.new"), stack(HEAD % 1, "shop.x")]
+    )
+    assert places(arrange(text, IDENT)) == [["old"], ["other"]]
 
 
 def test_a_dump_in_the_midst_of_being_written() -> None:

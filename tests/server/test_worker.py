@@ -59,8 +59,8 @@ def test_sigterm_to_a_worker_is_a_request_to_leave() -> None:
         server.touch("go")
         assert peer.answer().status == 200
         server.await_ready(2)
-        assert gone(worker)
-        assert f"worker {worker} ended with exit code 0; it is replaced" in server.text()
+        wait_until(lambda: gone(worker), "it has gone")
+        assert f"worker {worker} leaves: it has been asked to by a signal" in server.text()
 
 
 def test_sigint_and_sighup_do_not_concern_a_worker() -> None:

@@ -35,7 +35,7 @@ EACH: list[GatewayError] = [
 
 
 def test_all_names_are_one_tree() -> None:
-    assert {type(error).__name__ for error in EACH} == set(errors.__all__)
+    assert {type(error).__name__ for error in EACH} == set(errors.__all__) - {"RequestTimeout"}  # which is no Exception
     assert sorted(errors.__all__) == errors.__all__
 
 

@@ -489,6 +489,10 @@ class Connection:
             self.pool.log.refused(self.codec.protocol, self.peer_name(), f"the connection broke: {error.strerror}")
         self.break_off()
 
+    def cut_off(self) -> None:
+        """Make every reading and writing fail, by another thread than the owner, while the connection is open."""
+        self._shutdown(socket.SHUT_RDWR)
+
     def _shutdown(self, how: int) -> None:
         sock = socket.socket(fileno=self.fd)  # no dup(): this works without a free descriptor too
         try:

@@ -69,8 +69,11 @@ class Deadlines:
             if exchange is not None:
                 try:
                     exchange.answer_timeout()
-                except (PeerClosed, RequestTimeout) as error:
-                    self._pool.log.notice(exchange, str(error) or "the peer takes no answer")
+                except PeerClosed as error:
+                    self._pool.log.notice(exchange, str(error))
+                except RequestTimeout:
+                    self._pool.log.notice(exchange, "the peer takes no answer; the connection is closed")
+                    exchange.connection.cut_off()
 
     def _interrupt(self, thread: int, serial: int) -> Exchange | None:
         """Raise in the thread, or have it find out; returns the request if it is to be answered from here."""
@@ -90,7 +93,8 @@ class Deadlines:
                 signal.pthread_kill(ident, INTERRUPT)
             else:
                 raise_in(ident)
-            return None if exchange.status or exchange.ended or exchange.aborted else exchange
+            exchange.replaced = not (exchange.status or exchange.ended or exchange.aborted)
+            return exchange if exchange.replaced else None
 
     def _in_main(self, number: int, frame: object) -> None:  # noqa: ARG002  (a signal handler's signature)
         """In the main thread: raise, if it still serves what the signal was for."""

@@ -30,6 +30,8 @@ class Exchange:
     aborted: bool = False
     timed_out: bool = False
     """Its time is over, and its thread has been interrupted: the application can send and read nothing more."""
+    replaced: bool = False
+    """It is answered in the application's place."""
     late: bool = False
     """Its time is over, and the server's own code that its thread is in has to find out."""
     sheltered: int = 0
@@ -158,7 +160,9 @@ class Exchange:
             count -= len(data)
 
     def abandon(self) -> None:
-        """Give the response up after its head."""
+        """Give the response up after its head, unless it is another thread's by now."""
+        if self.replaced:
+            return
         self.ended = True
         self.connection.abandon(self)
 

@@ -31,6 +31,22 @@ _BLOCK: Final = 64  # bytes that a piece of a body takes beside its content
 _NO_RECORD: Final = b"\xff" * 8  # its version is 255
 
 
+class _Patient:
+    """A lock for threads whose request may be over before they have it: __enter__ raises RequestTimeout."""
+
+    def __init__(self, lock: threading.Lock, pool: Pool) -> None:
+        self._lock = lock
+        self._pool = pool
+
+    def __enter__(self) -> None:
+        while not self._lock.acquire(timeout=LOOK):
+            if threading.get_ident() in self._pool.overdue:
+                raise RequestTimeout
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
 class MultiplexConnection(Connection):
     """A FastCGI connection."""
 
@@ -49,6 +65,7 @@ class MultiplexConnection(Connection):
         """The requests that are read, waiting or served, by stream."""
         self.lock = threading.Lock()
         self.write_lock = threading.Lock()
+        self.patient = _Patient(self.write_lock, pool)
         self.readers: list[RequestBody] = []
         """Bodies whose threads wait in ``pull``."""
 
@@ -169,6 +186,12 @@ class MultiplexConnection(Connection):
                 if self.arrived is not None:
                     self.arrived.notify_all()
                 self._settle()
+
+    def cut_off(self) -> None:
+        """A request that is over could not be answered, since another one's writing stands still: end them all."""
+        self.broken = True
+        self.eof = True
+        super().cut_off()
 
     def _give_up(self, exchange: Exchange) -> None:
         """End a request without a whole answer; its stream becomes free where the connection goes on."""
@@ -382,7 +405,7 @@ class MultiplexConnection(Connection):
             self._write_record(self.codec.send(RawBody(event.stream, len(block))), block)
 
     def _write_record(self, header: bytes, content: memoryview) -> None:
-        with self.write_lock:
+        with self.patient if self.pool.timed else self.write_lock:
             if self.broken:
                 raise PeerClosed("the peer went away, or stood still, while another response was written")
             try:
@@ -401,7 +424,7 @@ class MultiplexConnection(Connection):
 
     def send_raw(self, event: RawBody, fd: int, offset: int) -> None:
         """Write a record from an open file, one thread at a time; raises PeerClosed, LocalProtocolError."""
-        with self.write_lock:
+        with self.patient if self.pool.timed else self.write_lock:
             if self.broken:
                 raise PeerClosed("the peer went away, or stood still, while another response was written")
             try:
@@ -413,7 +436,7 @@ class MultiplexConnection(Connection):
 
     def write(self, data: bytes) -> None:
         """Write whole records, one thread at a time; raises PeerClosed."""
-        with self.write_lock:
+        with self.patient if self.pool.timed else self.write_lock:
             if self.broken:
                 raise PeerClosed("the peer went away, or stood still, while another response was written")
             try:

@@ -55,7 +55,9 @@ class Passing:
 
     def take(self, message: Message) -> None:
         """Go on with a connection of another worker, in a thread of the pool."""
-        (fd,) = message.fds
+        if not message.fds:  # no descriptor is left in this process, so the kernel has closed it
+            return
+        fd = message.fds[0]
         news = json.loads(message.text)
         way = self._way(fd)
         if way is None:  # this program does not listen there any more

@@ -25,9 +25,11 @@ __all__ = ["DUMP", "StackFile", "attend"]
 
 DUMP: Final[int] = getattr(signal, "SIGRTMIN", signal.SIGUSR2)
 """The signal that asks for them. Real-time signals are nobody's by custom; not every system has them."""
-_SETTLED: Final = 0.02  # seconds without a further byte after which a dump is taken for whole
+_SETTLED: Final = 0.1  # seconds without a further byte after which a signal's dump is taken for whole
 _LONGEST: Final = 1.0  # seconds to wait for one, by the thread, then by the signal; who is stopped writes nothing
 _READ: Final = 4096
+_THERE: Final = b"r"
+_ASK: Final = b"a"
 _MOST: Final = 256 * 1024  # bytes of one dump
 _OURS: Final = f'File "{os.path.dirname(gateways.__file__)}{os.sep}'
 _BASES: Final = tuple(f'{_OURS}server{os.sep}{name}.py"' for name in ("pool", "worker", "process"))
@@ -53,6 +55,9 @@ class StackFile:
             raise
         self._ours.setblocking(False)
         self._attended = False
+        """The worker has a thread that answers."""
+        self._owed = 0
+        """How often it has been asked and has not answered."""
         self._signalled = True
         self._pid = 0
         self._asked = 0.0
@@ -83,44 +88,55 @@ class StackFile:
 
     def _answer(self) -> None:
         with contextlib.suppress(OSError):  # the application has closed every descriptor
-            self._theirs.sendall(b"r")
-            while self._theirs.recv(_READ):
+            self._theirs.sendall(_THERE)
+            while asked := self._theirs.recv(_READ):
                 faulthandler.dump_traceback(file=self._fd, all_threads=True)
+                self._theirs.sendall(asked)
 
     def ask(self, pid: int, now: float) -> None:
         """Have the worker ``pid`` write; raises ProcessLookupError."""
+        self._hear()
         os.ftruncate(self._fd, 0)
         os.lseek(self._fd, 0, os.SEEK_SET)  # the worker's offset is this one
         self._pid = pid
         self._asked = self._grown = now
         self._size = 0
-        with contextlib.suppress(OSError):
-            self._attended = bool(self._ours.recv(_READ)) or self._attended
         self._signalled = not self._attended
-        if self._attended:
-            os.kill(pid, 0)
-            with contextlib.suppress(OSError):  # it has ended, or is far behind
-                self._ours.sendall(b"a")
-        else:
+        if self._signalled:
             os.kill(pid, DUMP)
+            return
+        os.kill(pid, 0)
+        with contextlib.suppress(OSError):  # it is about to end
+            self._owed += self._ours.send(_ASK)
+
+    def _hear(self) -> None:
+        """Take what the worker's thread has said."""
+        with contextlib.suppress(OSError):
+            said = self._ours.recv(_READ)
+            self._attended = self._attended or _THERE in said
+            self._owed -= said.count(_ASK)
 
     def ready(self, now: float) -> bool:
         """The dump is whole, or will not come."""
+        self._hear()
         size = os.fstat(self._fd).st_size
-        if size != self._size:
-            self._size = size
-            self._grown = now
-        if size > 0:
+        if not self._signalled:
+            if self._owed <= 0:
+                return True
+        elif size > 0:
+            if size != self._size:
+                self._size = size
+                self._grown = now
             return now - self._grown >= _SETTLED
         if now - self._asked < _LONGEST:
             return False
-        if not self._signalled:
-            self._signalled = True
-            self._asked = now
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pid, DUMP)
-            return False
-        return True
+        if self._signalled:
+            return True
+        self._signalled = True
+        self._asked = now
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, DUMP)
+        return False
 
     def read(self, ident: int) -> str:
         """Return what was written, the thread ``ident`` first and marked; "" where nothing came."""

@@ -168,7 +168,7 @@ class _Orders:
         elif message.kind == CONNECTION:
             self._passing.take(message)
         elif message.kind == REOPEN:
-            for new, old in zip(message.fds, self._log_fds, strict=True):
+            for new, old in zip(message.fds, self._log_fds, strict=False):  # fewer where no descriptor is left
                 os.dup2(new, old, inheritable=old <= 2)
                 os.close(new)
         elif message.kind != CANCEL:  # which came without --request-timeout: of a master of other settings

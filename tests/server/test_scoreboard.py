@@ -242,7 +242,7 @@ def check(row: Row) -> None:
         assert row.done in (row.serial - 1, row.serial), row
     else:
         assert row.done in (row.serial - 1, row.serial), row  # the next one is about to begin
-        assert row.busy_time == row.done, row
+        assert row.busy_time in (row.done, row.done + 1.0), row  # at full speed it may outrun every try to read it whole
         assert not row.done or row.since >= 2.0 * row.done + 1.0, row
 
 

@@ -94,7 +94,8 @@ class Program:
         """Run Python with ``words``, and return what the script has told."""
         told = self.directory / "told"
         told.write_text("", encoding="utf-8")
-        path = os.pathsep.join([str(self.directory), str(Path(__file__).parents[2])])
+        places = [str(self.directory), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+        path = os.pathsep.join(place for place in places if place)
         environment = {**os.environ, "PYTHONPATH": path, "PWD": str(cwd or self.directory)}
         environment |= {"TOLD": str(told), "STEPS": steps, "COLOUR": "old", **variables}
         done = subprocess.run(

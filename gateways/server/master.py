@@ -460,6 +460,8 @@ class Master:
         notifier.status(f"{self._workers.ready} workers serve {self._settings.app}, generation {self._generation}")
 
     def _reap(self) -> None:
+        if self._service.watcher_has_ended() and self._stopping_since is None:
+            self._log.warning("what watches the application's files has ended (--reload): changes go unnoticed")
         for worker, code, serving in self._workers.reap():
             self._overdue.forget(worker)
             how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"

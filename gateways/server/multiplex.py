@@ -65,7 +65,6 @@ class MultiplexConnection(Connection):
         """The requests that are read, waiting or served, by stream."""
         self.lock = threading.Lock()
         self.write_lock = threading.Lock()
-        self.patient = _Patient(self.write_lock, pool)
         self.readers: list[RequestBody] = []
         """Bodies whose threads wait in ``pull``."""
 
@@ -405,7 +404,7 @@ class MultiplexConnection(Connection):
             self._write_record(self.codec.send(RawBody(event.stream, len(block))), block)
 
     def _write_record(self, header: bytes, content: memoryview) -> None:
-        with self.patient if self.pool.timed else self.write_lock:
+        with _Patient(self.write_lock, self.pool) if self.pool.timed else self.write_lock:
             if self.broken:
                 raise PeerClosed("the peer went away, or stood still, while another response was written")
             try:
@@ -424,7 +423,7 @@ class MultiplexConnection(Connection):
 
     def send_raw(self, event: RawBody, fd: int, offset: int) -> None:
         """Write a record from an open file, one thread at a time; raises PeerClosed, LocalProtocolError."""
-        with self.patient if self.pool.timed else self.write_lock:
+        with _Patient(self.write_lock, self.pool) if self.pool.timed else self.write_lock:
             if self.broken:
                 raise PeerClosed("the peer went away, or stood still, while another response was written")
             try:
@@ -436,7 +435,7 @@ class MultiplexConnection(Connection):
 
     def write(self, data: bytes) -> None:
         """Write whole records, one thread at a time; raises PeerClosed."""
-        with self.patient if self.pool.timed else self.write_lock:
+        with _Patient(self.write_lock, self.pool) if self.pool.timed else self.write_lock:
             if self.broken:
                 raise PeerClosed("the peer went away, or stood still, while another response was written")
             try:

@@ -157,6 +157,18 @@ class Service:
 
             self._watcher = start(self.settings.chdir)
 
+    def watcher_has_ended(self) -> bool:
+        """Whether what watches the application's files has come to an end; told once."""
+        if not self._watcher:
+            return False
+        try:
+            ended = os.waitpid(self._watcher, os.WNOHANG)[0] != 0
+        except ChildProcessError:
+            ended = True
+        if ended:
+            self._watcher = 0
+        return ended
+
     def close(self) -> None:
         """Put everything away."""
         if self.control is not None:

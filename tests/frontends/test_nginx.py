@@ -16,7 +16,7 @@ import pytest
 from gateways.errors import ConfigError
 from gateways.frontends import nginx
 from gateways.frontends.nginx import PrivateNginx, configuration, find_nginx, free_port
-from tests.servers import require
+from tests.servers import require, wait_until
 
 SECONDS = 10.0
 
@@ -157,7 +157,8 @@ def test_nothing_stays_behind() -> None:
     pid, port = front.pid, front.port
     assert front._directory is not None
     directory = Path(front._directory.name)
-    assert (directory / "nginx.pid").read_text().strip() == str(pid)
+    pid_file = directory / "nginx.pid"  # written after it has begun to listen
+    wait_until(lambda: pid_file.exists() and pid_file.read_text().strip() == str(pid), "nginx has written its pid")
     front.stop()
     assert not directory.exists()
     assert (front.pid, front.port) == (0, 0)

@@ -692,7 +692,7 @@ def stands(items: list[int]) -> bool:
 
 @pytest.mark.parametrize("threads", [2, 4])
 def test_a_slow_client_delays_nobody_elses_deadline(threads: int) -> None:
-    """Another request of its connection is being written: the 504 cannot go, so the connection ends; all others live."""
+    """Another request of its connection is being written: the 504 cannot go, so that connection ends, and no other."""
     timed = Timed("fastcgi", threads=threads)
     with timed.served as served, served.connect() as peer, served.connect() as other:
         peer.send(request("fastcgi", "/flood", keep=True, stream=1))

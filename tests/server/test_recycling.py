@@ -114,7 +114,7 @@ def test_request_that_always_kills() -> None:
                 assert peer.read() == b""
             start = time.monotonic()
             server.await_ready(3 + number)
-            assert time.monotonic() - start < 2
+            assert time.monotonic() - start < 5
         assert "next try" not in server.text()
         assert server.status()["restarts"]["crash"] == 3
 

@@ -315,6 +315,18 @@ def test_watched_files() -> None:
         wait_until(lambda: gone(watcher), "the watcher has gone")
 
 
+def test_watcher_that_dies() -> None:
+    """It is told, and the server goes on."""
+    pytest.importorskip("watchfiles")
+    with served("--reload") as server:
+        (watcher,) = set(children(server.pid)) - set(server.workers())
+        os.kill(watcher, signal.SIGKILL)
+        server.await_log("what watches the application's files has ended (--reload)")
+        assert children(server.pid) == server.workers()
+        server.reload()
+        assert server.get().startswith(b"pid ")
+
+
 def test_watcher_of_a_master_that_was_killed() -> None:
     pytest.importorskip("watchfiles")
     with served("--reload") as server:

@@ -36,6 +36,7 @@ SIGNALS: Final = (
     *STOP_SIGNALS, signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU
 )  # fmt: skip
 _REPEATED: Final = 1.0  # seconds within which one Ctrl-C may arrive twice: from the terminal and from a wrapper
+_LONGEST: Final = 3600.0  # seconds of one wait: poll(2) takes milliseconds of 31 bits
 _TICK: Final = 1.0  # seconds between looks at what only the clock and the scoreboard tell
 _CHECK: Final = 15.0  # seconds that the check of a new program may take beside loading the application
 _MEASURE: Final = 5.0  # seconds between looks at the workers' memory
@@ -208,7 +209,7 @@ class Master:
         if service.notifier.watchdog_interval:
             moments.append(self._beaten + service.notifier.watchdog_interval)
         due = min((moment for moment in moments if moment is not None), default=None)
-        timeout = None if due is None else max(0.0, due - time.monotonic()) * 1000 + 1
+        timeout = None if due is None else min(_LONGEST, max(0.0, due - time.monotonic())) * 1000 + 1
         for fd, events in poll.poll(timeout):
             if fd == self._signals_in:
                 self._signals()

@@ -33,6 +33,7 @@ from gateways.server.poller import make_poller
 from gateways.server.pool import Pool
 from gateways.server.protocols import BehindProxy, Protocols
 from gateways.server.scoreboard import Board
+from gateways.server.stacks import attend
 from gateways.settings import Settings
 
 __all__ = ["LEAVE", "Place", "run_worker"]
@@ -89,6 +90,8 @@ def run_worker(settings: Settings, place: Place, log: ErrorLog) -> None:
         orders.listen_in_thread(pool, Deadlines(pool, observed).cancel)
     else:
         orders.listen(pool)
+    if settings.request_timeout or settings.slow_request:
+        attend()  # faulthandler may crash where it walks the stack of a thread that runs: the thread holds the GIL
     gc.collect()
     gc.freeze()  # what the application's modules hold is never garbage, and need not be looked at
     channel.send(READY)

@@ -727,9 +727,11 @@ def test_a_slow_client_delays_nobody_elses_deadline(threads: int) -> None:
 class MainThread:
     """A worker process, whose main thread serves and whose other one takes orders."""
 
-    def __init__(self, protocol: str, threads: int) -> None:
+    def __init__(self, protocol: str, threads: int, *, lost: int = 0) -> None:
         self.protocol = protocol
         self.threads = threads
+        self.lost = lost
+        """So many signals come a moment too early: just before the system call that they should end."""
         self.board = Board(1, threads)
         self.ours, self.theirs = socket.socketpair()
         self.address = b""
@@ -738,6 +740,16 @@ class MainThread:
         self.ours.close()
         timed = Timed(self.protocol, threads=self.threads, application=MainApplication(), board=self.board)
         served = timed.served
+
+        send = signal.pthread_kill
+
+        def kill(ident: int, number: int) -> None:
+            if self.lost:
+                self.lost -= 1
+            else:
+                send(ident, number)
+
+        signal.pthread_kill = kill
 
         def obey() -> None:
             while order := self.theirs.recv(16):
@@ -834,6 +846,34 @@ def test_the_main_thread(protocol: str, path: str) -> None:
             worker.await_idle()
             with worker.connect() as peer:
                 assert peer.get("/after").body == b"quick /after"
+
+
+def test_a_signal_that_comes_too_early() -> None:
+    """It is sent again until the thread has noticed it."""
+    worker = MainThread("http", 1, lost=3)
+    with worker.run():
+        for path in ("/sleep", "/after"):
+            with worker.connect() as peer:
+                peer.send(request("http", path))
+                if path == "/sleep":
+                    worker.cancel(worker.busy(path))
+                    assert answers_504(peer.answer())
+                    worker.await_idle()
+                else:
+                    assert peer.answer().body == b"quick /after"
+
+
+def test_a_main_thread_that_knows_no_signals() -> None:
+    """Nobody waits for it long."""
+    worker = MainThread("http", 2, lost=1000)
+    with worker.run(), worker.connect() as peer:
+        peer.send(request("http", "/spin/3000000"))
+        row = worker.busy("/spin/3000000")
+        start = time.monotonic()
+        worker.cancel(row)
+        assert time.monotonic() - start < SECONDS / 3
+        assert answers_504(peer.answer())
+        worker.await_idle()
 
 
 @kept_protocols

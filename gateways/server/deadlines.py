@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Deadlines"]
 
 INTERRUPT: Final = DUMP + 1
+_TIMES: Final = 10
+_PAUSE: Final = 0.01  # seconds
 
 
 class Deadlines:
@@ -38,6 +40,8 @@ class Deadlines:
         self._interrupted: set[int] = set()
         """Idents of threads for which an exception is on its way. Both change under the pool's guard."""
         self._answering = threading.Lock()
+        self._reached = True
+        """The main thread has noticed the signal that was sent."""
         signal.signal(INTERRUPT, self._in_main)
         pool.timed = True
         observed.interrupter = self
@@ -74,6 +78,19 @@ class Deadlines:
                 except RequestTimeout:
                     self._pool.log.notice(exchange, "the peer takes no answer; the connection is closed")
                     exchange.connection.cut_off()
+        if self._observed.seat(thread)[0] == self._main:
+            self._insist()
+
+    def _insist(self) -> None:
+        """Send the signal again until it is noticed: one that comes just before a system call does not end that."""
+        for _ in range(_TIMES):
+            if self._reached:
+                return
+            time.sleep(_PAUSE)
+            with self._pool.guard:
+                if self._main not in self._interrupted:
+                    return
+                signal.pthread_kill(self._main, INTERRUPT)
 
     def _interrupt(self, thread: int, serial: int) -> Exchange | None:
         """Raise in the thread, or have it find out; returns the request if it is to be answered from here."""
@@ -90,6 +107,7 @@ class Deadlines:
             exchange.timed_out = True
             self._interrupted.add(ident)
             if ident == self._main:
+                self._reached = False
                 signal.pthread_kill(ident, INTERRUPT)
             else:
                 raise_in(ident)
@@ -98,7 +116,8 @@ class Deadlines:
 
     def _in_main(self, number: int, frame: object) -> None:  # noqa: ARG002  (a signal handler's signature)
         """In the main thread: raise, if it still serves what the signal was for."""
-        if self._main in self._serving and self._main in self._interrupted:
+        if self._main in self._serving and self._main in self._interrupted and not self._reached:
+            self._reached = True
             raise RequestTimeout
 
 

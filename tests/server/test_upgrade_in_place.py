@@ -243,7 +243,7 @@ def test_check_that_takes_too_long() -> None:
 
 def test_worker_that_dies_while_the_program_is_replaced() -> None:
     with served("--workers", "3") as server:
-        for _ in range(5):
+        for _ in range(3):
             done = server.text().count("reload: done")
             old = server.workers()[-3:]
             os.kill(server.pid, signal.SIGUSR2)
@@ -261,7 +261,7 @@ def test_many_leave_nothing_behind() -> None:
     with served(*options) as server, server.peer() as peer:
         replace_program(server)
         held = descriptors(server.pid)
-        for _ in range(6):
+        for _ in range(3):
             replace_program(server)
             assert peer.keep_get().status == 200
         wait_until(lambda: descriptors(server.pid) <= held, "the master holds no more than before")

@@ -5,13 +5,12 @@ Limits are checked before anything is buffered, so no peer can make a connection
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["DEFAULT_LIMITS", "DEFAULT_TIMEOUTS", "Limits", "Timeouts"]
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What one connection may ask of us. Sizes are in bytes; 0 is no limit only where it says so."""
 
     params_bytes: int = 131_072
@@ -29,8 +28,7 @@ class Limits:
     """Unread body bytes taken and thrown away after the answer, so that the peer can read it before the close."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(NamedTuple):
     """How long each wait for a peer may take, in seconds. No wait is without one."""
 
     head: float = 30.0

@@ -219,31 +219,29 @@ MAY_BE_ZERO: Final = frozenset({"keepalive", "drain", "graceful", "body_bytes", 
 
 def timeout_settings() -> Iterable[Setting]:
     """One setting for each field of Timeouts."""
-    for entry in fields(Timeouts):
-        default: float = getattr(DEFAULT_TIMEOUTS, entry.name)
+    for name, default in DEFAULT_TIMEOUTS._asdict().items():
         yield Setting(
-            name=f"{entry.name}-timeout".replace("_", "-"),
+            name=f"{name}-timeout".replace("_", "-"),
             group="Timeouts",
             metavar="TIME",
-            help=TIMEOUT_HELPS.get(entry.name, ""),
-            parse=duration(zero=entry.name in MAY_BE_ZERO),
+            help=TIMEOUT_HELPS.get(name, ""),
+            parse=duration(zero=name in MAY_BE_ZERO),
             default=default,
             shown=f"{default:g}s",
-            common=entry.name == "graceful",
+            common=name == "graceful",
         )
 
 
 def limit_settings() -> Iterable[Setting]:
     """One setting for each field of Limits."""
-    for entry in fields(Limits):
-        default: int = getattr(DEFAULT_LIMITS, entry.name)
-        minimum = 0 if entry.name in MAY_BE_ZERO else 1
-        is_size = entry.name.endswith(("_bytes", "_buffer"))
+    for name, default in DEFAULT_LIMITS._asdict().items():
+        minimum = 0 if name in MAY_BE_ZERO else 1
+        is_size = name.endswith(("_bytes", "_buffer"))
         yield Setting(
-            name=f"max-{entry.name}".replace("_", "-"),
+            name=f"max-{name}".replace("_", "-"),
             group="Limits",
             metavar="SIZE" if is_size else "N",
-            help=LIMIT_HELPS.get(entry.name, ""),
+            help=LIMIT_HELPS.get(name, ""),
             parse=size(minimum) if is_size else count(minimum),
             default=default,
             shown=(size_text(default) if is_size else str(default)) if default else OFF,
@@ -386,8 +384,8 @@ def assemble(values: dict[str, Any], sources: dict[str, str]) -> Settings:
         allow_from=values["allow_from"] or (),
         allow_user=values["allow_user"] or (),
         proxy_from=values["proxy_from"] or (),
-        limits=Limits(**{entry.name: values[f"max_{entry.name}"] for entry in fields(Limits)}),
-        timeouts=Timeouts(**{entry.name: values[f"{entry.name}_timeout"] for entry in fields(Timeouts)}),
+        limits=Limits(**{name: values[f"max_{name}"] for name in Limits._fields}),
+        timeouts=Timeouts(**{name: values[f"{name}_timeout"] for name in Timeouts._fields}),
         sources=sources,
     )
 

@@ -42,8 +42,8 @@ def test_every_field_has_a_setting_and_every_setting_a_field() -> None:
     keys = {setting.key for setting in SETTINGS}
     expected = {entry.name for entry in fields(Settings)} - {"listeners", "limits", "timeouts", "sources"}
     expected |= {"fastcgi", "scgi", "uwsgi", "http", "auto"}
-    expected |= {f"max_{entry.name}" for entry in fields(Limits)}
-    expected |= {f"{entry.name}_timeout" for entry in fields(Timeouts)}
+    expected |= {f"max_{name}" for name in Limits._fields}
+    expected |= {f"{name}_timeout" for name in Timeouts._fields}
     assert keys == expected
 
 

@@ -1,12 +1,54 @@
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 from gateways.codecs import Codec, events
-from gateways.codecs.events import Body, Closed, EndOfResponse, Event, Request, ResponseHead
+from gateways.codecs.events import (
+    Abort,
+    Body,
+    Closed,
+    Continue,
+    EndOfBody,
+    EndOfResponse,
+    ErrorOutput,
+    Event,
+    RawBody,
+    Refused,
+    Request,
+    ResponseHead,
+)
+from gateways.errors import RemoteProtocolError
+
+ERRORS = RemoteProtocolError("scgi", "one"), RemoteProtocolError("scgi", "other")
+ALL: dict[type, dict[str, tuple[Any, Any]]] = {
+    Request: {
+        "stream": (1, 2),
+        "params": ({"A": "b"}, {}),
+        "content_length": (3, 4),
+        "role": ("responder", "authorizer"),
+        "expects_continue": (False, True),
+        "keep": (False, True),
+    },
+    Body: {"stream": (1, 2), "data": (b"a", b"b")},
+    EndOfBody: {"stream": (1, 2)},
+    Abort: {"stream": (1, 2)},
+    Refused: {"stream": (1, 2), "error": ERRORS},
+    Closed: {},
+    Continue: {"stream": (1, 2)},
+    ResponseHead: {
+        "stream": (1, 2),
+        "status": ("200 OK", "404 Not Found"),
+        "headers": ([("A", "b")], []),
+        "content": (b"a", b""),
+        "end": (True, False),
+    },
+    RawBody: {"stream": (1, 2), "size": (3, 4)},
+    ErrorOutput: {"stream": (1, 2), "data": (b"a", b"b")},
+    EndOfResponse: {"stream": (1, 2), "app_status": (0, 1), "refused": ("", "overloaded")},
+}
+"""Every attribute of every event, with two values."""
 
 
 def test_the_vocabulary_is_whole() -> None:
@@ -15,8 +57,24 @@ def test_the_vocabulary_is_whole() -> None:
 
 @pytest.mark.parametrize("kind", get_args(Event))
 def test_each_but_closed_belongs_to_a_stream(kind: type) -> None:
-    names = [each.name for each in fields(kind)]
-    assert names[:1] == ([] if kind is Closed else ["stream"])
+    assert list(ALL[kind])[:1] == ([] if kind is Closed else ["stream"])
+
+
+@pytest.mark.parametrize("kind", get_args(Event))
+def test_all_that_an_event_says_counts(kind: type) -> None:
+    said = {name: values[0] for name, values in ALL[kind].items()}
+    event = kind(*said.values())
+    assert event == kind(**said)
+    assert repr(event) == repr(kind(**said))
+    for name, (first, second) in ALL[kind].items():
+        assert getattr(event, name) == first
+        assert event != kind(**{**said, name: second})
+        assert repr(event) != repr(kind(**{**said, name: second}))
+    assert EndOfBody(1) != Abort(1)
+    with pytest.raises(AttributeError):
+        event.other = 1
+    with pytest.raises(TypeError):
+        hash(event)
 
 
 def test_equal_when_all_is_equal() -> None:

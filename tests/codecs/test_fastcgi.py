@@ -3,7 +3,6 @@ from __future__ import annotations
 import random
 import tracemalloc
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -867,8 +866,9 @@ def test_interleaved_requests_are_never_mixed() -> None:
 )
 def test_streams_that_are_not_active(stream: int, event: ResponseHead | Body | ErrorOutput | EndOfResponse) -> None:
     codec = started(request(1))
+    event.stream = stream
     with pytest.raises(LocalProtocolError, match=f"request {stream} is not active"):
-        codec.send(replace(event, stream=stream))
+        codec.send(event)
     assert records(codec.send(EndOfResponse(1))) == ended(1)
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise
 from typing import Final
 
@@ -474,7 +473,7 @@ def test_at_the_limits() -> None:
 
 def test_what_is_held_of_endless_bytes() -> None:
     for first in (b"GET /", b"GET / HTTP/1.1\r\nA: ", b"GET / HTTP/1.1\r\n", CHUNKED + b"1;", CHUNKED + b"0\r\nA:"):
-        codec = HTTP1Codec(replace(LIMITS, params_bytes=1_000))
+        codec = HTTP1Codec(LIMITS._replace(params_bytes=1_000))
         codec.feed(first)
         fed = 0
         error = None

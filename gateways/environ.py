@@ -8,7 +8,6 @@ untouched, but for the few names that would deceive an application.
 from __future__ import annotations
 
 from typing import Any, Final
-from urllib.parse import unquote_to_bytes
 
 from gateways.errors import MalformedMessage
 
@@ -90,9 +89,16 @@ def request_path(params: dict[str, str]) -> str:
             return ""
         slash = rest.find("/")
         target = rest[slash:] if slash >= 0 else "/"
-    if "%" not in target:
-        return target
-    return unquote_to_bytes(target.encode("latin-1")).decode("latin-1")
+    return _unquoted(target)
+
+
+def _unquoted(path: str) -> str:
+    """Return latin-1 text with its percent-encoding decoded."""
+    if "%" not in path:
+        return path
+    from urllib.parse import unquote_to_bytes  # noqa: PLC0415  (most paths need none, and a CGI script starts sooner)
+
+    return unquote_to_bytes(path.encode("latin-1")).decode("latin-1")
 
 
 def normal_path(path: str) -> str:
@@ -151,6 +157,8 @@ def _without_path_info(params: dict[str, str], protocol: str, script: str) -> tu
     document = params.get("DOCUMENT_URI")
     if not script:
         return "", document or request_path(params)
+    if protocol == "cgi":  # it is the script's own, always (RFC 3875 section 4.1.13)
+        return script, ""
     if document:
         return _below_document(params, protocol, script, document)
     if params.get("SERVER_SOFTWARE", "").startswith("lighttpd/"):  # it leaves an empty PATH_INFO away
@@ -197,7 +205,7 @@ def _apache(params: dict[str, str], protocol: str, script: str, path: str) -> tu
     sent = rest[slash:] if slash >= 0 else "/"
     passed = sent
     if scheme != "uwsgi":  # which has it decoded already
-        passed = unquote_to_bytes(sent.encode("latin-1")).decode("latin-1")
+        passed = _unquoted(sent)
 
     # SetHandler "proxy:fcgi://...": a file below the document root, and a split where that file would be.
     root = (params.get("CONTEXT_DOCUMENT_ROOT") or params.get("DOCUMENT_ROOT", "")).rstrip("/")

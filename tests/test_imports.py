@@ -1,7 +1,7 @@
 """The direction of imports, as docs/architecture.md draws it: left never imports right.
 
-errors, limits <- codecs <- environ, body <- apps <- server <- cli; client, wire and testing on codecs. settings knows
-what an address and a socket's mode are; in the server only the master and its workers know settings.
+errors, limits <- codecs <- environ, body <- apps <- server <- start <- cli; client, wire and testing on codecs.
+settings knows what an address and a socket's mode are; in the server only the master and its workers know settings.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TOOLS = {"client", "wire", "testing", "frontends"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     # part: what it may import beside itself. A dotted name is one module, which may do more than its part.
-    "": set(),
+    "": {"start"},
     "build": set(),
     "errors": set(),
     "limits": set(),
@@ -43,12 +43,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "server.outlets": SERVER | {"settings"},
     "server.service": SERVER | {"settings"},
     "server.worker": SERVER | {"settings"},
+    "start": SERVER | {"values"},
     "frontends": BASE,
     "frontends.systemd": BASE | {"settings", "written", "server.address"},
     "settings": BASE | {"server.address", "server.inherited", "server.sockets", "values"},
     "values": BASE | {"server.address"},
     "written": BASE | {"settings", "values"},
-    "cli": SERVER | TOOLS | {"settings", "written"},
+    "cli": SERVER | TOOLS | {"settings", "start", "written"},
     "cli.remote": SERVER | TOOLS | {"settings", "values"},
     "__main__": {"cli"},
 }

@@ -10,7 +10,6 @@ import os
 import re
 import stat
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from io import FileIO
 from typing import Any, Final, NoReturn, Protocol, TypeAlias
@@ -126,11 +125,19 @@ class ErrorStream:
 class WSGIApp:
     """A WSGI application as an App: one object for all requests of a worker.
 
-    ``mount`` is as for ``to_environ``; ``threads`` and ``processes`` tell whether there are several.
+    ``mount`` is as for ``to_environ``; ``threads`` and ``processes`` tell whether there are several, ``run_once``
+    that there is one request only.
     """
 
     def __init__(
-        self, application: Application, log: Log, *, mount: str | None, threads: bool, processes: bool
+        self,
+        application: Application,
+        log: Log,
+        *,
+        mount: str | None,
+        threads: bool,
+        processes: bool,
+        run_once: bool = False,
     ) -> None:
         self._application = application
         self._log = log
@@ -141,7 +148,7 @@ class WSGIApp:
             "wsgi.version": (1, 0),
             "wsgi.multithread": threads,
             "wsgi.multiprocess": processes,
-            "wsgi.run_once": False,
+            "wsgi.run_once": run_once,
             "wsgi.input_terminated": True,
             "wsgi.file_wrapper": FileWrapper,
         }
@@ -416,6 +423,8 @@ def _end_fork(error: BaseException) -> NoReturn:
     if isinstance(error, SystemExit):
         code = 0 if error.code is None else error.code
     else:
+        import traceback  # noqa: PLC0415  (not for the start of a CGI script)
+
         traceback.print_exception(error)
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

@@ -234,7 +234,7 @@ class Apache(Server):
     """Apache httpd with the event MPM, the modules of the proxy protocols and ``conf``."""
 
     name = "apache"
-    modules = (
+    modules: tuple[str, ...] = (
         "mpm_event", "unixd", "authn_core", "authn_file", "authz_core", "authz_user", "auth_basic", "env", "setenvif",
         "headers", "rewrite", "socache_shmcb", "ssl", "proxy", "proxy_fcgi", "proxy_scgi", "proxy_uwsgi", "proxy_http",
     )  # fmt: skip

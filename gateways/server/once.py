@@ -41,7 +41,7 @@ def answer_once(
 ) -> None:
     """Answer the request that this process was started for by the WSGI application that ``load`` returns.
 
-    What ``load`` raises goes through: nothing is answered then, and the web server says 500 by itself.
+    What ``load`` raises goes through, after a plain 500.
     """
     stdin, stdout = take_streams()
     log = LateLog()
@@ -52,17 +52,28 @@ def answer_once(
         length = body_length(params, limits)
     except RemoteProtocolError as caught:
         error = caught
-    exchange = CGIExchange(Request(1, params, length), stdin, stdout, timeouts)
-    if error is None:
-        WSGIApp(load(), log, mount=mount, threads=False, processes=True, run_once=True)(exchange)
-    else:
-        log.refused(error.protocol, exchange.peer, error.message)
-        try:
-            exchange.send(error_response(1, error.status_hint, params.get("REQUEST_METHOD", "") == "HEAD"))
-        except PeerClosed as gone:
-            log.notice(exchange, str(gone))
-    unread = limits.drain_bytes if error is not None else length - exchange.body.received
-    exchange.finish(min(unread, limits.drain_bytes))
+    exchange = CGIExchange(Request(1, params, length), stdin, stdout, limits, timeouts)
+    code = 500 if error is None else error.status_hint
+    try:
+        if error is None:
+            app = WSGIApp(load(), log, mount=mount, threads=False, processes=True, run_once=True)
+            code = 0
+            app(exchange)
+        else:
+            log.refused(error.protocol, exchange.peer, error.message)
+    finally:
+        if code:
+            _answer_error(exchange, code, log)
+        unread = limits.drain_bytes if error is not None else length - exchange.body.received
+        exchange.finish(min(unread, limits.drain_bytes))
+
+
+def _answer_error(exchange: CGIExchange, code: int, log: LateLog) -> None:
+    """Answer in the application's place."""
+    try:
+        exchange.send(error_response(1, code, exchange.request.params.get("REQUEST_METHOD", "") == "HEAD"))
+    except PeerClosed as gone:
+        log.notice(exchange, str(gone))
 
 
 def take_streams() -> tuple[int, int]:
@@ -118,13 +129,14 @@ class CGIExchange:
     """What goes to stderr is in the web server's log already."""
     ended: bool = False
 
-    def __init__(self, request: Request, stdin: int, stdout: int, timeouts: Timeouts) -> None:
+    def __init__(self, request: Request, stdin: int, stdout: int, limits: Limits, timeouts: Timeouts) -> None:
         self.request = request
         self.body = RequestBody(request.content_length, self)
         if request.content_length == 0:
             self.body.end()
         self._stdin = stdin
         self._stdout = stdout
+        self._most = limits.drain_bytes
         self._timeouts = timeouts
 
     @property
@@ -134,10 +146,13 @@ class CGIExchange:
 
     def pull(self, body: RequestBody) -> None:
         """Read once more of what is left, and nothing behind it (BodySource)."""
-        left = body.expected - body.received
-        if not _ready(self._stdin, select.POLLIN, self._timeouts.body):
+        if _ready(self._stdin, select.POLLIN, self._timeouts.body):
+            self._read(body)
+        else:
             body.fail(BodyError(f"no byte of the body came for {self._timeouts.body:g} s", 408))
-            return
+
+    def _read(self, body: RequestBody) -> None:
+        left = body.expected - body.received
         try:
             data = os.read(self._stdin, min(left, READ_SIZE))
         except OSError as error:
@@ -180,13 +195,29 @@ class CGIExchange:
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)
         while rest:
-            if not _ready(self._stdout, select.POLLOUT, self._timeouts.write):
-                raise PeerClosed(f"the web server took no byte of the response for {self._timeouts.write:g} s")
+            self._await_writable()
             try:
                 sent = os.write(self._stdout, rest[: select.PIPE_BUF])  # so much never waits (poll(2))
             except OSError as error:
                 raise PeerClosed(f"the web server went away: {error.strerror}") from None
             rest = rest[sent:]
+
+    def _await_writable(self) -> None:
+        """Wait for the web server, and hold meanwhile what comes of the body: Apache reads nothing before that is gone.
+
+        Raises PeerClosed.
+        """
+        body = self.body
+        while not _ready(self._stdout, select.POLLOUT, 0.0):
+            poll = select.poll()
+            poll.register(self._stdout, select.POLLOUT)
+            if not body.ended and body.held < self._most:
+                poll.register(self._stdin, select.POLLIN)
+            found = dict(poll.poll(self._timeouts.write * 1000))
+            if not found:
+                raise PeerClosed(f"the web server took no byte of the response for {self._timeouts.write:g} s")
+            if self._stdin in found:
+                self._read(body)
 
     def _end(self) -> None:
         if not self.ended:

@@ -54,14 +54,14 @@ def test_a_managed_process(site: Path) -> None:
 
 def test_an_application_that_fails_to_load(site: Path) -> None:
     done = run(site, "broken_")
-    assert (done.code, done.out) == (3, b"")
+    assert (done.code, done.body) == (3, b"500 Internal Server Error\n")
     assert "RuntimeError: no database" in done.err
     assert "gateways: importing broken_ failed" in done.err
 
 
 def test_no_such_application(site: Path) -> None:
     done = run(site, "none_")
-    assert (done.code, done.out) == (2, b"")
+    assert (done.code, done.body) == (2, b"500 Internal Server Error\n")
     assert done.err.startswith("gateways: cannot load the application 'none_'")
 
 

@@ -301,6 +301,25 @@ def test_a_web_server_that_takes_nothing(tmp_path: Path) -> None:
         assert b"the web server took no byte of the response for 0.1 s" in process.stderr.read()
 
 
+def test_a_web_server_that_sends_the_whole_body_before_it_reads(tmp_path: Path) -> None:
+    """Apache's mod_cgi: what the application does not read must not keep it from answering."""
+    source = """
+def application(environ, start_response):
+    start_response("200 OK", [])
+    yield b"x" * 1_000_000
+    yield str(len(environ["wsgi.input"].read())).encode()
+"""
+    with subprocess.Popen(
+        [sys.executable, write_script(tmp_path, source)], env=cgi_environ({"CONTENT_LENGTH": "1000000"}),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"x" * 1_000_000)
+        process.stdin.close()
+        assert process.stdout.read().endswith(b"\r\n\r\n" + b"x" * 1_000_000 + b"1000000")
+
+
 def test_a_body_that_nobody_reads_is_taken(tmp_path: Path) -> None:
     script = write_script(tmp_path, answers("[b'early']"))
     with subprocess.Popen(

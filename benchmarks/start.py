@@ -64,12 +64,15 @@ def main() -> None:
                 if kind == "a CGI request" and not printed.endswith(b"\r\n\r\nHello, World!"):
                     sys.exit(f"a wrong answer: {printed!r}")
                 found[kind].append((seconds, cpu))
-    middle = {kind: [median(column) * 1000 for column in zip(*rows, strict=True)] for kind, rows in found.items()}
-    print(f"medians of {runs} runs, Python {sys.version.split()[0]}: ms, CPU ms")
-    for kind, (wall, cpu) in middle.items():
-        print(f"    {kind:<16} {wall:6.1f} {cpu:6.1f}")
-    bare, cgi = middle.values()
-    print(f"    {'added':<16} {cgi[0] - bare[0]:6.1f} {cgi[1] - bare[1]:6.1f}")
+    print(f"{runs} runs, Python {sys.version.split()[0]}: median (least) ms, and of CPU")
+    figures = {
+        kind: [f(column) * 1000 for column in zip(*rows, strict=True) for f in (median, min)]
+        for kind, rows in found.items()
+    }
+    bare, cgi = figures.values()
+    figures["added"] = [more - less for more, less in zip(cgi, bare, strict=True)]
+    for kind, (wall, wall_least, cpu, cpu_least) in figures.items():
+        print(f"    {kind:<16} {wall:6.1f} ({wall_least:.1f}) {cpu:6.1f} ({cpu_least:.1f})")
 
 
 main()

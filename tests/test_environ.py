@@ -307,6 +307,12 @@ CASES = [
     lighttpd("root is the first segment", "/x/y", {"SCRIPT_NAME": "/x", "PATH_INFO": "/y"}, "/x", "/y"),
     lighttpd("root with a mount", "/x/y", {"SCRIPT_NAME": "/x", "PATH_INFO": "/y"}, "", "/x/y", ""),
     lighttpd("root with a mount, one segment", "/x", {"SCRIPT_NAME": "/x"}, "", "/x", ""),
+    # CGI scripts, with and without PATH_INFO; the last behind Apache's RewriteRule ^(.*)$ /cgi-bin/a/$1
+    Case("cgi", "cgi", "/cgi-bin/a/x%2Fy", {"SCRIPT_NAME": "/cgi-bin/a", "PATH_INFO": "/x/y"}, "/cgi-bin/a", "/x/y"),
+    Case("cgi script", "cgi", "/cgi-bin/a?q", {"SCRIPT_NAME": "/cgi-bin/a"}, "/cgi-bin/a", ""),
+    Case("cgi script, nothing else told", "cgi", "", {"SCRIPT_NAME": "/cgi-bin/a"}, "/cgi-bin/a", ""),
+    Case("cgi root", "cgi", "/x", {"SCRIPT_NAME": "", "PATH_INFO": "/x", "SCRIPT_FILENAME": "/srv/a"}, "", "/x"),
+    Case("cgi rewritten", "cgi", "/x", {"SCRIPT_NAME": "/cgi-bin/a", "PATH_INFO": "/x"}, "", "/x"),
     # Caddy, HAProxy, h2o
     Case(
         "caddy split",

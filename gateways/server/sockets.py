@@ -160,17 +160,20 @@ def tcp_refusal(address: Address, error: OSError | None) -> ConfigError:
 
 
 def bind_unix(address: Address, backlog: int, mode: int, owner: str) -> UnixListener:
-    """Make the path, give it owner and mode, then listen: until then no one can connect (connect(2): ECONNREFUSED)."""
+    """Make the path, give it its owner, then listen: until then no one can connect (connect(2): ECONNREFUSED).
+
+    Whoever owns the directory can put a symbolic link in the place of the path meanwhile; nothing here follows it.
+    """
     check_length(address)
     user, group = owner_ids(owner)
     listener = UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
     made = False
     try:
-        bind_path(listener, address)
+        bind_path(listener, address, mode)
         made = True
         if owner:
             give(address, user, group, owner)
-        Path(address.path).chmod(mode)
+        set_mode(address.path, mode)
         listener.path = str(Path(address.path).absolute())
         listener.created = identity(listener.path)
         listener.maker = os.getpid()
@@ -187,17 +190,38 @@ def bind_unix(address: Address, backlog: int, mode: int, owner: str) -> UnixList
     return listener
 
 
-def bind_path(listener: socket.socket, address: Address) -> None:
-    """Bind to the path, in the place of a stale socket if there is one."""
+def bind_path(listener: socket.socket, address: Address, mode: int) -> None:
+    """Bind to the path, which is made with ``mode``, in the place of a stale socket if there is one."""
     try:
-        listener.bind(address.path)
+        bind_with(listener, address.path, mode)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
     else:
         return
     remove_stale(address)
-    listener.bind(address.path)
+    bind_with(listener, address.path, mode)
+
+
+def bind_with(listener: socket.socket, path: str, mode: int) -> None:
+    """The mode is what the umask leaves of 0777, and the umask is the process's: no other thread may make files now."""
+    before = os.umask(0o777 & ~mode)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(before)
+
+
+def set_mode(path: str, mode: int) -> None:
+    """Undo what a default ACL of the directory has masked (acl(5)); chmod(2) alone would follow a symbolic link."""
+    if sys.platform != "linux" or stat.S_IMODE(os.lstat(path).st_mode) == mode:
+        return
+    pin = os.open(path, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        if stat.S_ISSOCK(os.fstat(pin).st_mode):
+            os.chmod(f"/proc/self/fd/{pin}", mode)
+    finally:
+        os.close(pin)
 
 
 def remove_stale(address: Address) -> None:

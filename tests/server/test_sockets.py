@@ -9,10 +9,12 @@ import pwd
 import re
 import socket
 import stat
+import struct
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,20 +147,53 @@ def test_nobody_connects_before_owner_and_mode_are_set(
     bind: Bind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "s"
-    order: list[tuple[str, int]] = []
+    seen: list[tuple[int, int]] = []
+    chown = os.chown
 
-    def trace(name: str, original: Callable[..., object]) -> Callable[..., object]:
-        def traced(*args: object, **kwargs: object) -> object:
-            with socket.socket(socket.AF_UNIX) as client:
-                order.append((name, client.connect_ex(str(path))))
-            return original(*args, **kwargs)
+    def traced(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401  (as it is called)
+        with socket.socket(socket.AF_UNIX) as client:
+            seen.append((stat.S_IMODE(path.stat().st_mode), client.connect_ex(str(path))))
+        chown(*args, **kwargs)
 
-        return traced
+    monkeypatch.setattr(os, "chown", traced)
+    bind(str(path), mode=0o600, owner=f"{os.geteuid()}:{os.getegid()}")
+    assert seen == [(0o600, errno.ECONNREFUSED)]
 
-    monkeypatch.setattr(os, "chown", trace("chown", os.chown))
-    monkeypatch.setattr(Path, "chmod", trace("chmod", Path.chmod))
-    bind(str(path), owner=f"{os.geteuid()}:{os.getegid()}")
-    assert order == [("chown", errno.ECONNREFUSED), ("chmod", errno.ECONNREFUSED)]
+
+@pytest.mark.parametrize("owner", ["", f"{os.geteuid()}" if not ROOT else f"{NOBODY}:{NOBODY}"])
+def test_a_link_that_takes_the_place_of_the_path_is_not_followed(
+    bind: Bind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: str
+) -> None:
+    """Whoever owns the directory may put one there at any moment: here it is the first after the bind."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    victim.chmod(0o600)
+    before = victim.stat()
+    bind_with = sockets.bind_with
+
+    def swapped(listener: socket.socket, path: str, mode: int) -> None:
+        bind_with(listener, path, mode)
+        os.rename(path, f"{path}.moved")
+        os.symlink(victim, path)
+
+    monkeypatch.setattr(sockets, "bind_with", swapped)
+    for mode in (0o666, 0o777):
+        bind(str(tmp_path / f"s{mode}"), mode=mode, owner=owner)
+    after = victim.stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's form of an ACL")
+def test_a_default_acl_does_not_take_the_mode_away(bind: Bind, tmp_path: Path) -> None:
+    """acl(5): it counts in the place of the umask; here owner and group may do everything, and others may read."""
+    entries = [(0x01, 7), (0x04, 7), (0x20, 4)]  # linux/posix_acl_xattr.h: tag, permissions, no id
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, bits, 0xFFFF_FFFF) for tag, bits in entries)
+    try:
+        os.setxattr(tmp_path, "system.posix_acl_default", acl)
+    except OSError as error:
+        pytest.skip(f"no ACL here: {error.strerror}")
+    bind(str(tmp_path / "s"), mode=0o666)
+    assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o666
 
 
 def test_a_stale_socket_is_replaced(bind: Bind, tmp_path: Path) -> None:

@@ -292,10 +292,10 @@ def is_datagram(fd: int, manager: Manager) -> bool:
 class Notifying(Gateways):
     """A server that tells ``manager`` how it is; it is ready when it says so."""
 
-    def __init__(self, directory: Path, manager: Manager, *options: str) -> None:
+    def __init__(self, directory: Path, manager: Manager, *options: str, usec: int = 1_000_000) -> None:
         self.source = directory / "site_.py"
         self.source.write_text(APP)
-        environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "1000000"}
+        environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": str(usec)}
         super().__init__(
             directory, "site_:app", "--control", "off", *options,
             python_path=directory, protocols=("http",), env=environ,
@@ -345,3 +345,16 @@ def test_a_reload_that_fails_is_over_too() -> None:
             server.await_line("RELOADING=1")
             server.await_line("READY=1")
             assert "ZeroDivisionError" in server.text()
+
+
+@pytest.mark.parametrize("usec", [2**31 * 2000 + 2_000_000, 2**64 - 2])
+def test_a_watchdog_with_more_patience_than_poll(usec: int) -> None:
+    """poll(2) takes milliseconds of 31 bits."""
+    with open_directory() as directory:
+        manager = Manager(str(directory / "notify"))
+        with contextlib.closing(manager), running(Notifying(directory, manager, usec=usec)) as server:
+            os.kill(server.pid, signal.SIGHUP)
+            server.await_line("RELOADING=1")
+            server.await_line("READY=1")
+            assert server.stop() == 0
+            assert "Traceback" not in server.text()

@@ -193,3 +193,14 @@ def test_memory_is_looked_at_though_nobody_asks() -> None:
         server.await_ready(2)
         wait_until(lambda: gone(worker), "it has gone")
         assert "of private memory (--max-rss)" in server.text()
+
+
+def test_an_age_beyond_what_poll_can_wait_for() -> None:
+    """25 days are more milliseconds than fit into the 31 bits of poll(2)."""
+    with served("--max-age", "40d") as server:
+        (worker,) = server.workers()
+        for _ in range(2):  # each wakes the master, which then waits for the far moment again
+            assert server.status()["ready"] == 1
+        assert server.get() == b"pid %d" % worker
+        assert server.stop() == 0
+        assert "Traceback" not in server.text()

@@ -19,7 +19,7 @@ from gateways.errors import ConfigError
 from gateways.server import policy
 from gateways.server.channel import REOPEN
 from gateways.server.failures import Failures
-from gateways.server.handover import Handed
+from gateways.server.handover import GONE, Handed
 from gateways.server.overdue import Overdue
 from gateways.server.process import WorkerProcess, signal_name
 from gateways.server.service import Service
@@ -90,13 +90,18 @@ class Master:
         self._tally.reloads = handed.reloads
         self._generation = self._proven = handed.generation
         for entry in handed.workers:
-            control = socket.socket(fileno=entry.control)
+            gone = entry.control == GONE
+            control = socket.socket(socket.AF_UNIX) if gone else socket.socket(fileno=entry.control)
             control.setblocking(False)
             worker = WorkerProcess(entry.pid, control, entry.born, handed.generation, -1, None)
             worker.ready = True
             worker.ready_since = entry.born
             self._workers.adopt(worker)
-            if entry.retiring:
+            if gone:
+                worker.channel.close()
+                worker.leaving = True  # it serves nobody, and is buried when it has ended
+                worker.retiring_since = time.monotonic()
+            elif entry.retiring:
                 self._workers.retire(worker, "reload", time.monotonic())
         self._newest = self._generation
         self._begin_reload()
@@ -367,14 +372,14 @@ class Master:
             self._not_replaced(f"the check of the new program {how}; the log has its reason")
             return
         service = self._service
-        handed = service.handed(
-            [worker for worker in self._workers if worker.ready],
-            generation=self._newest, started=self._started, reloads=self._tally.reloads,
-            wanted=0 if self._wanted == self._settings.workers else self._wanted,
-        )  # fmt: skip
         for worker in self._workers:
             if not worker.ready:
                 self._workers.kill(worker)
+        handed = service.handed(
+            list(self._workers),
+            generation=self._newest, started=self._started, reloads=self._tally.reloads,
+            wanted=0 if self._wanted == self._settings.workers else self._wanted,
+        )  # fmt: skip
         self._log.info("the program is replaced; its workers go on until there are new ones")
         try:
             service.upgrade.execute(handed, SIGNALS)

@@ -22,7 +22,7 @@ from gateways.server import control as control_socket, privileges
 from gateways.server.accesslog import AccessLog
 from gateways.server.admission import WEB_SERVERS, Admission
 from gateways.server.channel import FAILED, Channel
-from gateways.server.handover import Handed, HandedListener, HandedWorker
+from gateways.server.handover import GONE, VARIABLE, Handed, HandedListener, HandedWorker
 from gateways.server.inherited import empty_stdin
 from gateways.server.metrics import MetricsServer
 from gateways.server.notify import Notifier
@@ -257,9 +257,13 @@ class Service:
         return Handed(
             tuple(listeners),
             tuple(
-                HandedWorker(worker.pid, worker.channel.fileno(), worker.born, worker.retiring_since is not None)
+                HandedWorker(
+                    worker.pid,
+                    GONE if worker.killed else worker.channel.fileno(),
+                    worker.born,
+                    worker.retiring_since is not None,
+                )
                 for worker in workers
-                if worker.channel.fileno() >= 0
             ),
             generation, started, reloads, wanted, others,
             tuple(self.control.waiting()) if self.control is not None else (),
@@ -366,9 +370,11 @@ def _serve(service: Service, master: Master, handed: Handed | None, runtime: str
 def _read(handover: str) -> Handed:
     """Return what the program before has left; raises ConfigError."""
     try:
-        return Handed.read(handover)
+        handed = Handed.read(handover)
+        handed.examine()
     except ValueError as error:
-        raise ConfigError(f"{error}; stop the server and start it again") from None
+        raise ConfigError(f"{error}; unset {VARIABLE}, and start the server again") from None
+    return handed
 
 
 def _preload(service: Service, taken_over: bool) -> int:

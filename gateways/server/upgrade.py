@@ -13,13 +13,14 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from gateways.server.handover import VARIABLE, Handed
+from gateways.server.handover import GONE, VARIABLE, Handed
 from gateways.server.process import flush
 
 __all__ = ["Upgrade"]
 
 _COMMAND: Final = "serve"
 _CHECK: Final = "check"
+_DIRECTORY: Final[int] = getattr(os, "O_PATH", os.O_RDONLY)  # enough for fchdir(2), also where it may not be read
 
 
 class Upgrade:
@@ -73,15 +74,18 @@ class Upgrade:
 
     def execute(self, handed: Handed, signals: Iterable[signal.Signals]) -> None:
         """Become the new program; returns only by OSError. The signals wait until that has its own handlers."""
-        environment = {**self._environment, VARIABLE: handed.text()}
-        before = os.getcwd()
+        before = GONE
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         flush()
         try:
+            before = os.open(".", _DIRECTORY)  # which need not have a name any more
+            environment = {**self._environment, VARIABLE: handed.text()}
             os.chdir(self._directory)
             os.execve(self._words[0], self._words, environment)  # noqa: S606
         except OSError:
-            os.chdir(before)
+            if before != GONE:
+                os.fchdir(before)
+                os.close(before)
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
             handed.keep()
             raise
@@ -94,4 +98,7 @@ def _here(logical: str) -> str:
             return logical
     except OSError:  # no such name
         pass
-    return os.getcwd()
+    try:
+        return os.getcwd()
+    except OSError:  # it has been removed
+        return "."

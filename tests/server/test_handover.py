@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from gateways.server.handover import VARIABLE, Handed, HandedListener, HandedWorker
+from gateways.server.handover import GONE, VARIABLE, Handed, HandedListener, HandedWorker
 
 PROGRAM = """
 import os, socket
@@ -115,6 +116,8 @@ def test_garbage_is_refused(pipes: list[int]) -> None:
     good = json.loads(whole.text())
     whole.keep()
     listener, worker = good["listeners"][0], good["workers"][0]
+    numbers: tuple[object, ...] = ("x", None, [], 2**70, float("nan"))
+    others: tuple[object, ...] = (None, [])
     bad: list[object] = [
         None, True, 1, "x", [], [1], {}, {"version": 1},
         *(without(good, name) for name in good if name != "asking"),
@@ -130,11 +133,74 @@ def test_garbage_is_refused(pipes: list[int]) -> None:
         {**good, "workers": [{**worker, "control": "x"}]}, {**good, "workers": [without(worker, "pid")]},
         {**good, "others": []}, {**good, "others": None}, {**good, "others": {"control": "x"}},
         {**good, "asking": None}, {**good, "asking": ["x"]}, {**good, "asking": 3},
+        *({**good, name: value} for name in ("generation", "started", "reloads", "wanted")
+          for value in (*numbers, True, -1, float("inf"))),
+        *({**good, "workers": [{**worker, name: value}]} for name in worker for value in (*numbers, -2)),
+        *({**good, "listeners": [{**listener, name: value}]} for name in listener for value in (*others, 5.5, -1)),
+        {**good, "workers": [worker, worker]}, {**good, "workers": [{**worker, "pid": 0}]},
+        {**good, "listeners": [{**listener, "path": "/a\0b"}]}, {**good, "listeners": [{**listener, "created": [1]}]},
+        {**good, "listeners": [{**listener, "created": [1, "2"]}]},
+        *({**good, "others": {"watcher": pid}} for pid in (0, -1, "x", None, 1.5, True, 2**31)),
     ]  # fmt: skip
     for table in bad:
         with pytest.raises(ValueError, match=f"{VARIABLE} holds nothing that this version understands"):
             Handed.read(json.dumps(table))
-    for text in ("", " ", "1", "{", "version=1", '{"version": 1}x', "\0", "NaN", "\udcff"):
+    for text in ("", " ", "1", "{", "version=1", '{"version": 1}x', "\0", "NaN", "\udcff", "[" * 100_000, "9" * 5000):
         with pytest.raises(ValueError, match=f"{VARIABLE} holds nothing"):
             Handed.read(text)
     assert not any(os.get_inheritable(fd) for fd in pipes)
+
+
+def test_a_worker_that_is_to_be_buried(pipes: list[int]) -> None:
+    """There is no descriptor of it."""
+    whole = handed(pipes, workers=(HandedWorker(4711, GONE, 1.0, True),))
+    assert GONE not in whole.fds()
+    assert Handed.read(whole.text()) == whole
+
+
+@pytest.fixture
+def real() -> Iterator[Handed]:
+    """What a server has: a socket that listens, a worker, a client of the control socket, a log file, a watcher."""
+    ours, theirs = socket.socketpair()
+    children = [subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) for _ in range(2)]
+    one, two = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
+    with ours, theirs, one, two, open(os.devnull, "wb") as log:
+        yield Handed(
+            (HandedListener("http", "127.0.0.1:0", one.fileno()),),
+            (HandedWorker(children[0].pid, ours.fileno(), 1.0, False),),
+            1, 1.0, 0, 0,
+            {"control": two.fileno(), "access log": log.fileno(), "watcher": children[1].pid},
+            (theirs.fileno(),),
+        )  # fmt: skip
+    for child in children:
+        child.communicate()
+
+
+def test_what_this_process_has_got(real: Handed) -> None:
+    real.examine()
+    (worker,) = real.workers
+    os.kill(worker.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
+    replace(real, workers=(replace(worker, control=GONE),)).examine()  # dead, and not buried
+
+
+def test_what_this_process_has_not_got(real: Handed) -> None:
+    (listener,), (worker,) = real.listeners, real.workers
+    closed = os.dup(0)
+    os.close(closed)
+    file, unix, tcp = real.others["access log"], worker.control, listener.fd
+    wrong = [
+        *(({"listeners": (replace(listener, fd=fd),)}, "not a socket that listens") for fd in (closed, file, unix)),
+        *(({"others": {"control": fd}}, "not a socket that listens") for fd in (closed, file, unix)),
+        *(({"workers": (replace(worker, control=fd),)}, "not a unix socket") for fd in (closed, file, tcp)),
+        *(({"asking": (fd,)}, "not a unix socket") for fd in (closed, file, tcp)),
+        ({"others": {"access log": closed}}, "not open"),
+        ({"asking": (unix,)}, "a descriptor twice"),
+        ({"listeners": (listener, listener)}, "a descriptor twice"),
+        *(({"workers": (replace(worker, pid=pid),)}, "not a child of this one") for pid in (os.getpid(), 2**31 - 1)),
+        ({"others": {"watcher": os.getpid()}}, "not a child of this one"),
+    ]
+    for changed, sentence in wrong:
+        with pytest.raises(ValueError, match=sentence):
+            replace(real, **changed).examine()  # type: ignore[arg-type]
+    assert all(os.fstat(fd) for fd in real.fds()), "nothing was closed"

@@ -19,8 +19,14 @@ import json, os, signal, socket, sys, time
 from gateways.server.handover import VARIABLE, Handed, HandedListener
 from gateways.server.upgrade import Upgrade
 
+def directory():
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "one that is gone"
+
 def tell(**facts):
-    facts.update(argv=sys.argv, cwd=os.getcwd(), pid=os.getpid(), variable=os.environ.get("COLOUR"))
+    facts.update(argv=sys.argv, cwd=directory(), pid=os.getpid(), variable=os.environ.get("COLOUR"))
     with open(os.environ["TOLD"], "a") as file:
         file.write(json.dumps(facts) + "\\n")
 
@@ -39,9 +45,11 @@ def main():
         )
         return
     environment = {**os.environ, "COLOUR": "new"}
+    steps = os.environ["STEPS"].split()
+    if "nowhere" in steps:
+        os.rmdir(os.getcwd())
     upgrade = Upgrade(environment)
     os.chdir("/")
-    steps = os.environ["STEPS"].split()
     if "possible" in steps:
         tell(step="possible", possible=upgrade.possible)
     if "check" in steps:
@@ -64,6 +72,11 @@ def main():
         handed = Handed((HandedListener("http", "x", listener.fileno()),), (), 1, 0.0, 0, 5, {})
         tell(step="first", name=listener.getsockname())
         print("printed before", end="")
+        if "remove" in steps:
+            gone = os.environ["TOLD"] + ".d"
+            os.mkdir(gone)
+            os.chdir(gone)
+            os.rmdir(gone)
         if "fail" in steps:
             upgrade._words[0] = "/nowhere/python"
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH])
@@ -223,3 +236,21 @@ def test_a_shell_that_names_another_directory(program: Program, wrong: str) -> N
     """PWD counts only where it is true."""
     _, second = program.run(str(program.script), "serve", "x", steps="execute", PWD=wrong)
     assert second["cwd"] == str(program.directory)
+
+
+def test_a_directory_that_has_been_removed(program: Program) -> None:
+    """That of the server: the new program starts where that was started, or all stays as it is."""
+    _, second = program.run(str(program.script), "serve", "x", steps="execute remove")
+    assert (second["step"], second["cwd"]) == ("second", str(program.directory))
+    _, failed = program.run(str(program.script), "serve", "x", steps="execute remove fail")
+    assert (failed["step"], failed["cwd"]) == ("failed", "one that is gone")
+    assert failed["inheritable"] is False
+    assert failed["blocked"] == [signal.SIGWINCH]
+
+
+def test_a_start_in_a_directory_that_has_been_removed(program: Program) -> None:
+    """As with a whole path for --chdir; there is nowhere else for the new program to start."""
+    gone = program.directory / "gone"
+    gone.mkdir()
+    _, second = program.run(str(program.script), "serve", "x", steps="nowhere execute", cwd=gone)
+    assert (second["step"], second["cwd"]) == ("second", "/")

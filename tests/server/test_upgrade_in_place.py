@@ -188,6 +188,60 @@ def test_listeners_that_come_and_go() -> None:
                 assert peer.get().status == 200
 
 
+def test_a_worker_that_boots_meanwhile_is_buried() -> None:
+    with served() as server:
+        (old,) = server.workers()
+        server.touch("hang")
+        os.kill(server.pid, signal.SIGHUP)
+        new = wait_until(lambda: next((pid for pid in children(server.pid) if pid != old), None), "it boots")
+        os.kill(new, signal.SIGSTOP)  # or it would go on
+        (server.directory / "hang").unlink()
+        replace_program_while_reloading(server)
+        wait_until(lambda: set(children(server.pid)) == {server.workers()[-1]}, "the new one alone is there")
+        assert new not in server.workers()
+        assert server.stop() == 0
+
+
+def replace_program_while_reloading(server: App) -> None:
+    before = program_started(server.pid)
+    os.kill(server.pid, signal.SIGUSR2)
+    server.await_log("reload: done")
+    assert program_started(server.pid) != before
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"version": 99}, "holds nothing that this version understands: another version"),
+        ({"generation": "x"}, "generation should be int"),
+        ({"others": {"control": 55}}, "names descriptor 55, which is not a socket that listens"),
+        ({"others": {"access log": 55}}, "names descriptor 55, which is not open"),
+        (
+            {"workers": [{"pid": 1, "control": -1, "born": 1.0, "retiring": False}]},
+            "names process 1, which is not a child",
+        ),
+    ],
+)
+def test_a_handover_that_is_none(changed: dict[str, object], sentence: str) -> None:
+    """The variable is left over, or somebody has made it up: one sentence, and nothing is touched."""
+    whole: dict[str, object] = {
+        "version": 1, "listeners": [], "workers": [], "generation": 1, "started": 1.0, "reloads": 0, "wanted": 1,
+        "others": {}, "asking": [],
+    }  # fmt: skip
+    with open_directory() as directory:
+        shutil.copy(SOURCE, directory)
+        environment = os.environ | {"STEER": str(directory), "GATEWAYS_HANDOVER": json.dumps(whole | changed)}
+        done = subprocess.run(
+            [sys.executable, "-m", "gateways", "serve", "steered_app:app", "--http", "./s", "--control", "off"],
+            cwd=directory, env=environment, capture_output=True, text=True, timeout=20, check=False,
+        )  # fmt: skip
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert sentence in line
+        assert "unset GATEWAYS_HANDOVER" in line
+        assert not (directory / "s").exists()
+
+
 def test_a_program_that_cannot_be_executed() -> None:
     """As while a package is being installed: the check does not even start."""
     with open_directory() as directory:

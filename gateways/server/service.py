@@ -20,7 +20,9 @@ from gateways.build import version_line
 from gateways.errors import ConfigError, WorkerBootError
 from gateways.server import control as control_socket, privileges
 from gateways.server.accesslog import AccessLog
+from gateways.server.address import Address
 from gateways.server.admission import WEB_SERVERS, Admission
+from gateways.server.adoption import Adoption
 from gateways.server.channel import FAILED, Channel
 from gateways.server.handover import GONE, VARIABLE, Handed, HandedListener, HandedWorker
 from gateways.server.inherited import empty_stdin
@@ -42,6 +44,7 @@ __all__ = ["Service", "serve"]
 _SPARE: Final = 8  # places on the scoreboard beside twice the workers: those that leave overlap those that come
 _LEAST: Final = 32
 _METRICS: Final = "metrics"  # in the place of a protocol
+_METRICS_BACKLOG: Final = 128
 _BOARD: Final = 1 << 28  # bytes of scoreboard beyond which there are only the places that must be
 _NOTED: Final = (signal.SIGINT, *LEAVE, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 _OK: Final = 0
@@ -73,30 +76,39 @@ class Service:
         self.access_log = None if outlets.access is None else AccessLog(outlets.access, settings.access_format)
         self.admission = admission
         self._sockets: list[tuple[str, str, socket.socket]] = []
-        self._given: dict[tuple[str, str], HandedListener] = {}
+        self._given = Adoption(())
         """What the program before this one has handed over and nobody has taken."""
+        self._unopened = False
+        """Some listener of the settings could not be opened, and what was handed over must go on."""
         self._watcher = 0
         self._metrics_socket: socket.socket | None = None
+        self._metrics_address = ""
         self._pid_file = False
 
     # -- opening ------------------------------------------------------------------------------------------------
 
     def open(self, handed: Handed | None) -> None:
         """Open the listeners, or take them over; raises ConfigError."""
-        settings = self.settings
         if handed is not None:
-            self._given = {(entry.protocol, entry.address): entry for entry in handed.listeners}
-        for protocol, address in settings.listeners:
-            entry = self._given.pop((protocol, str(address)), None)
-            if entry is not None:
-                self._sockets.append((protocol, str(address), _adopted(entry)))
-                continue
-            try:
-                sock = bind(address, backlog=settings.backlog, mode=settings.socket_mode, owner=settings.socket_owner)
-            except ConfigError as error:
-                self._forgive(error, handed)
+            self._given = Adoption(handed.listeners)
+        for protocol, address in self.settings.listeners:
+            sock = self._listen(protocol, address, self.settings.backlog, handed)
+            if sock is None:
+                self._unopened = True
             else:
                 self._sockets.append((protocol, str(address), sock))
+
+    def _listen(self, protocol: str, address: Address, backlog: int, handed: Handed | None) -> socket.socket | None:
+        """Take a socket over, or open it; None where that cannot be and is forgiven. Raises ConfigError."""
+        sock = self._given.take(protocol, address)
+        if sock is not None:
+            return sock
+        settings = self.settings
+        try:
+            return bind(address, backlog=backlog, mode=settings.socket_mode, owner=settings.socket_owner)
+        except ConfigError as error:
+            self._forgive(error, handed)
+            return None
 
     def attend(self, handler: control_socket.Handler, handed: Handed | None, runtime: str | None) -> None:
         """Open the control socket and the metrics, or take them over; raises ConfigError."""
@@ -116,21 +128,28 @@ class Service:
                 else:
                     self.log.warning(f"no control socket: {error}")
         if settings.metrics is not None:
-            entry = self._given.pop((_METRICS, str(settings.metrics)), None)
-            try:
-                self._metrics_socket = (
-                    _adopted(entry)
-                    if entry is not None
-                    else bind(settings.metrics, backlog=128, mode=settings.socket_mode, owner=settings.socket_owner)
-                )
-            except ConfigError as error:
-                self._forgive(error, handed)
+            self._metrics_address = str(settings.metrics)
+            self._metrics_socket = self._listen(_METRICS, settings.metrics, _METRICS_BACKLOG, handed)
+        self._keep_or_close()
+        if self._metrics_socket is not None:
+            self.metrics = MetricsServer(self._metrics_socket, handler, log=self.log)
+
+    def _keep_or_close(self) -> None:
+        """See to what nobody has taken over: it ends, unless what is to be in its place could not be opened."""
+        metrics = self.settings.metrics is not None and self._metrics_socket is None
+        for protocol, address, sock in self._given.rest():
+            if protocol == _METRICS and metrics:
+                self._metrics_socket, self._metrics_address = sock, address
+            elif protocol != _METRICS and self._unopened:
+                self._sockets.append((protocol, address, sock))
             else:
-                self.metrics = MetricsServer(self._metrics_socket, handler, log=self.log)
-        left = [_adopted(entry) for entry in self._given.values()]  # what the new settings do not want any more
-        cleanup(left)
-        for sock in left:
-            sock.close()
+                cleanup([sock])
+                sock.close()
+                continue
+            self.log.warning(
+                f"{protocol} on {address} stays open: not everything that the settings name in its place could be "
+                "opened; mend that, then stop the server and start it again"
+            )
 
     def write_pid(self, handed: Handed | None) -> None:
         """Write the pid file; raises ConfigError."""
@@ -245,7 +264,7 @@ class Service:
         listeners = []
         sockets = list(self._sockets)
         if self._metrics_socket is not None:
-            sockets.append((_METRICS, str(self.settings.metrics), self._metrics_socket))
+            sockets.append((_METRICS, self._metrics_address, self._metrics_socket))
         for protocol, address, sock in sockets:
             path, created = (sock.path, sock.created) if isinstance(sock, UnixListener) else ("", (0, 0))
             listeners.append(HandedListener(protocol, address, sock.fileno(), path, created))
@@ -394,19 +413,6 @@ def _preload(service: Service, taken_over: bool) -> int:
         if not taken_over:
             return _BOOT if error.__cause__ is not None else _CONFIG
     return 0
-
-
-def _adopted(entry: HandedListener) -> socket.socket:
-    """Return the socket of a handed listener."""
-    if not entry.path:
-        sock = socket.socket(fileno=entry.fd)
-    else:
-        sock = UnixListener(fileno=entry.fd)
-        sock.path = entry.path
-        sock.created = entry.created
-        sock.maker = os.getpid()
-    sock.setblocking(False)
-    return sock
 
 
 def _note(number: int, frame: object) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from tests.server.peers import Peer, request
 from tests.server.processes import SOURCE, App, children, descriptors, gone, needs_proc, run_command, served
-from tests.servers import open_directory, unprivileged, wait_until
+from tests.servers import free_port, open_directory, unprivileged, wait_until
 
 pytestmark = needs_proc
 
@@ -186,6 +186,90 @@ def test_listeners_that_come_and_go() -> None:
             assert "/no/such/directory" in server.text()
             with Peer(paths[1]) as peer:
                 assert peer.get().status == 200
+
+
+def answers(address: str | tuple[str, int]) -> bool:
+    with Peer(address) as peer:
+        return peer.get().status == 200
+
+
+def test_a_listener_in_other_words() -> None:
+    """The socket is the one that listens there, whatever the settings call it and whichever protocol they want now."""
+    with open_directory() as directory:
+        config, port, path = directory / "gateways.toml", free_port(), str(directory / "s")
+        config.write_text(f"http = ['127.0.0.1:{port}', '{path}']\n")
+        with served("--config", str(config), protocols=()) as server, socket.socket(socket.AF_UNIX) as waiting:
+            made = os.lstat(path)
+            config.write_text(f"auto = ['localhost:{port}', '{directory}/./s']\n")
+            replace_program(server)
+            assert answers(("127.0.0.1", port))
+            assert answers(path)
+            assert os.path.samestat(os.lstat(path), made)
+            listeners = server.status()["listeners"]
+            assert [entry["protocol"] for entry in listeners] == ["auto", "auto"]
+            assert listeners[0]["address"] == f"localhost:{port}"
+            assert "cannot listen" not in server.text()
+            waiting.connect(path)
+            assert server.stop() == 0
+        assert not os.path.exists(path)
+
+
+def test_what_cannot_be_opened_ends_nothing() -> None:
+    """The old listeners stay where the new ones fail; once these are mended, they go."""
+    with open_directory() as directory:
+        config, port, path = directory / "gateways.toml", free_port(), str(directory / "s")
+        old, told = str(directory / "metrics"), "stays open: not everything that the settings name in its place"
+        config.write_text(f"http = ['127.0.0.1:{port}', '{path}']\nmetrics = '{old}'\n")
+        with served("--config", str(config), protocols=()) as server:
+            for round_ in (1, 2):  # it is handed on as what it is
+                config.write_text(f"auto = [':{port}']\nmetrics = '/no/such/directory/m'\n")
+                replace_program(server)
+                assert server.text().count(f"cannot listen on :{port}: the port is in use") == round_
+                for listener in (f"http on 127.0.0.1:{port}", f"http on {path}", f"metrics on {old}"):
+                    assert server.text().count(f"{listener} {told}") == round_
+                assert answers(("127.0.0.1", port))
+                assert answers(path)
+                with socket.socket(socket.AF_UNIX) as metrics:
+                    metrics.connect(old)
+                    metrics.sendall(b"GET /readyz HTTP/1.0\r\n\r\n")
+                    assert metrics.recv(12) == b"HTTP/1.1 200"
+            config.write_text(f"auto = ['127.0.0.1:{port}']\n")
+            replace_program(server)
+            assert answers(("127.0.0.1", port))
+            assert not os.path.exists(path)
+            assert not os.path.exists(old)
+
+
+def test_a_directory_that_is_removed_and_made_anew() -> None:
+    """As a deployment may: the program starts in the new one, and the socket is there again."""
+    with open_directory() as directory:
+        site, log = directory / "site", directory / "log"
+        site.mkdir()
+        shutil.copy(SOURCE, site)
+        environment = os.environ | {"STEER": str(directory), "PWD": str(site)}
+        with log.open("ab") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "gateways", "serve", "steered_app:app", "--http", "./s", "--control", "off"],
+                cwd=site, env=environment, stdout=file, stderr=file,
+            )  # fmt: skip
+        try:
+            wait_until(lambda: "is ready" in log.read_text(), "it serves")
+            shutil.rmtree(site)
+            os.kill(process.pid, signal.SIGUSR2)
+            wait_until(lambda: "reload: failed" in log.read_text(), "it is told")
+            site.mkdir()
+            shutil.copy(SOURCE, site)
+            os.kill(process.pid, signal.SIGUSR2)
+            wait_until(lambda: "reload: done" in log.read_text(), "it is replaced")
+            assert os.path.samefile(f"/proc/{process.pid}/cwd", site)
+            assert answers(str(site / "s"))
+            process.terminate()
+            assert process.wait(20) == 0
+            assert not (site / "s").exists()
+            assert "Traceback" not in log.read_text()
+        finally:
+            process.kill()
+            process.wait()
 
 
 def test_a_worker_that_boots_meanwhile_is_buried() -> None:

@@ -13,8 +13,6 @@ import socket
 from dataclasses import asdict, dataclass, fields
 from typing import Final
 
-from gateways.server.inherited import is_listening
-
 __all__ = ["GONE", "VARIABLE", "Handed", "HandedListener", "HandedWorker"]
 
 VARIABLE: Final = "GATEWAYS_HANDOVER"
@@ -106,7 +104,7 @@ class Handed:
         if "control" in self.others:
             sockets.append(self.others["control"])
         for fd in sockets:
-            if not is_listening(fd):
+            if not _listens(fd):
                 raise ValueError(f"{VARIABLE} names descriptor {fd}, which is not a socket that listens")
         channels = [worker.control for worker in self.workers if worker.control != GONE]
         for fd in (*channels, *self.asking):
@@ -171,6 +169,16 @@ def _is_open(fd: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _listens(fd: int) -> bool:
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError:
+        return False
+    listens = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) != 0
+    sock.detach()
+    return listens
 
 
 def _is_unix_socket(fd: int) -> bool:

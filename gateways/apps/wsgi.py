@@ -27,6 +27,7 @@ Application: TypeAlias = Callable[[dict[str, Any], Callable[..., Any]], Iterable
 _STATUS: Final = re.compile(r"[2-9][0-9][0-9](?: [^\x00-\x1f\x7f]*)?")
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_NOT_IN_LINES: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # control characters but newline and tab
 
 _PLAIN: Final = 0
 _CONTENT_LENGTH: Final = 1
@@ -50,8 +51,8 @@ class Log(Protocol):
     def notice(self, exchange: Exchange, message: str) -> None:
         """Something about one request that its operator should know."""
 
-    def output(self, text: str) -> None:
-        """What applications write to wsgi.errors."""
+    def output(self, exchange: Exchange, text: str) -> None:
+        """What an application wrote to wsgi.errors, as it did."""
 
 
 class FileWrapper:
@@ -85,9 +86,11 @@ class ErrorStream:
     text: str = ""
     """What was written and not sent."""
 
-    def __init__(self, exchange: Exchange | None, log: Log) -> None:
+    def __init__(self, exchange: Exchange, log: Log) -> None:
         self._exchange = exchange
         self._log = log
+        self.sends = exchange.error_output
+        """The web server takes it."""
 
     def write(self, text: str, /) -> int:
         """Take text; returns its length."""
@@ -102,24 +105,30 @@ class ErrorStream:
             self.write(line)
 
     def flush(self) -> None:
-        """Send what was written."""
+        """Send what was written; raises RequestTimeout."""
         text = self.text
         if not text:
             return
         self.text = ""
         exchange = self._exchange
-        if exchange is not None:
+        if self.sends:
+            data = _NOT_IN_LINES.sub(_hex, text).encode("utf-8", "backslashreplace")
             try:
-                exchange.send(ErrorOutput(exchange.request.stream, text.encode("utf-8", "backslashreplace")))
-            except (PeerClosed, LocalProtocolError, RequestTimeout):  # too late for the web server's log: ours has it
-                self._log.output(text)
+                exchange.send(ErrorOutput(exchange.request.stream, data))
+            except (PeerClosed, LocalProtocolError):  # too late for the web server's log: ours has it
+                self._log.output(exchange, text)
+            except RequestTimeout:
+                self._log.output(exchange, text)
+                raise
         else:
-            self._log.output(text)
+            self._log.output(exchange, text)
 
     def detach(self) -> None:
-        """The request is over: what is left, and what comes later, goes to our log; no circle of references is left."""
-        self.flush()
-        self._exchange = None
+        """The request is over: what is left is sent, and what comes later goes to our log. Raises RequestTimeout."""
+        try:
+            self.flush()
+        finally:
+            self.sends = False
 
 
 class WSGIApp:
@@ -158,7 +167,7 @@ class WSGIApp:
         request = exchange.request
         params = request.params
         response = _Response(exchange, self._log, params.get("REQUEST_METHOD", "") == "HEAD")
-        errors = ErrorStream(exchange if exchange.error_output else None, self._log)
+        errors = ErrorStream(exchange, self._log)
         try:
             environ = to_environ(params, exchange.protocol, self._mount)
             environ.update(self._base)
@@ -174,7 +183,8 @@ class WSGIApp:
             self._log.notice(exchange, str(error))
             response.fail(error.status_hint)
         except RequestTimeout:  # the master has told the log
-            errors.flush()
+            with contextlib.suppress(RequestTimeout):
+                errors.flush()
             response.fail(504)
         except BaseException as error:  # noqa: BLE001  (an application may raise anything: SystemExit too)
             if os.getpid() != self._process:
@@ -183,7 +193,7 @@ class WSGIApp:
             self._log.exception(exchange, "the application raised", error)
             response.fail(500)
         finally:
-            if errors.text or exchange.error_output:
+            if errors.text or errors.sends:
                 errors.detach()
 
 
@@ -415,6 +425,10 @@ class _Response:
                 self._exchange.send(error_response(self._stream, code, self._head_only))
         except (PeerClosed, LocalProtocolError) as error:
             self._log.notice(self._exchange, str(error))
+
+
+def _hex(found: re.Match[str]) -> str:
+    return f"\\x{ord(found.group()):02x}"
 
 
 def _end_fork(error: BaseException) -> NoReturn:

@@ -129,14 +129,20 @@ class ErrorLog:
         """An application failed on one request: its line, and the traceback."""
         _logger.error("%s: %s", _request_line(exchange), escape(message), exc_info=error)
 
-    def output(self, text: str) -> None:
-        """What an application wrote to wsgi.errors, as it is; in syslog each line by itself."""
+    def output(self, exchange: Exchange, text: str) -> None:
+        """What an application wrote to wsgi.errors, whatever the log's level: its request's line, then as any entry.
+
+        Past the locks of ``logging``: RequestTimeout may be raised here, and would leave one of them held for ever.
+        """
+        message = f"{_request_line(exchange)}: {_entry(text)}"
+        record = logging.LogRecord(_logger.name, logging.WARNING, "", 0, message, None, None)
         for handler in _logger.handlers:
+            message = handler.format(record)
             if isinstance(handler, _TargetHandler):
-                handler.put(text, logging.WARNING)
+                handler.put(message + "\n", logging.WARNING)
                 return
         stream = sys.stderr
         if stream is not None:  # as without a descriptor 2
             with contextlib.suppress(OSError, ValueError):  # nobody reads it any more: no reason to fail requests
-                stream.write(text)
+                stream.write(message + "\n")
                 stream.flush()

@@ -20,7 +20,7 @@ from gateways.apps.wsgi import FileWrapper, WSGIApp
 from gateways.body import RequestBody
 from gateways.codecs.cgi import encode_head
 from gateways.codecs.events import Body, EndOfResponse, ErrorOutput, Event, Request, ResponseHead
-from gateways.errors import BodyError, LocalProtocolError, MalformedMessage, PeerClosed
+from gateways.errors import BodyError, LocalProtocolError, MalformedMessage, PeerClosed, RequestTimeout
 
 Environ = dict[str, Any]
 Application = Callable[[Environ, "StartResponse"], Iterable[bytes]]
@@ -134,7 +134,8 @@ class FakeLog:
         assert isinstance(exchange, FakeExchange)
         self.notices.append(message)
 
-    def output(self, text: str) -> None:
+    def output(self, exchange: object, text: str) -> None:
+        assert isinstance(exchange, FakeExchange)
         self.outputs.append(text)
 
     @property
@@ -973,6 +974,32 @@ def test_errors_after_the_end_go_to_the_log(log: FakeLog) -> None:
 def test_errors_when_the_peer_is_gone_go_to_the_log(log: FakeLog) -> None:
     get(complaining("a line\n", well), log, error_output=True, gone_after=0)
     assert log.outputs == ["a line\n"]
+
+
+def test_errors_that_take_too_long_go_to_the_log_and_no_further(log: FakeLog) -> None:
+    """RequestTimeout comes out of write(); an application that goes on after it would stand there again."""
+
+    class Slow(FakeExchange):
+        def send(self, event: Event) -> None:
+            if isinstance(event, ErrorOutput):
+                raise RequestTimeout
+            super().send(event)
+
+    def application(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        environ["wsgi.errors"].write("half")
+        environ["wsgi.errors"].write(" a line\n")
+        raise AssertionError
+
+    exchange = serve(application, Slow(error_output=True), log)
+    assert (exchange.status, log.outputs) == ("504 Gateway Timeout", ["half a line\n"])
+
+
+def test_errors_hold_no_control_characters_for_the_web_server(log: FakeLog) -> None:
+    text = "".join(map(chr, range(0xA1))) + "\n"
+    exchange = get(complaining(text, well), log, error_output=True)
+    shown = [chr(code) if chr(code) in "\t\n" else f"\\x{code:02x}" for code in range(0x20)]
+    shown += [chr(code) for code in range(0x20, 0x7F)] + [f"\\x{code:02x}" for code in range(0x7F, 0xA0)]
+    assert exchange.stderr.decode() == "".join(shown) + "\xa0\n"
 
 
 def test_errors_are_a_text_stream(log: FakeLog) -> None:

@@ -79,7 +79,7 @@ class MemoryLog(ErrorLog):
         self.lines.append(f"{exchange.protocol}: {message}")
         self.failures.append(error)
 
-    def output(self, text: str) -> None:
+    def output(self, exchange: Exchange, text: str) -> None:
         self.lines.append(text)
 
     def only(self, words: str) -> None:

@@ -287,20 +287,29 @@ def test_an_error_with_and_without_a_traceback(stderr: Stderr) -> None:
     assert text[2] == "  | ValueError: why"
 
 
-def test_output_is_as_the_application_wrote_it(stderr: Stderr) -> None:
+def test_output_stands_behind_its_request(stderr: Stderr) -> None:
+    """Its lines pass for no others, and for no escape of a terminal, whatever a client has had it write."""
+    exchange = exchange_of(REQUEST_METHOD="GET", REQUEST_URI="/x\n", REMOTE_ADDR="192.0.2.7")
     log = ErrorLog()
+    stderr.configure("error")  # which is of our own entries
     with contextlib.redirect_stderr(stderr):
-        log.output("a\tb\n")
-        log.output("half")
-    assert stderr.getvalue() == "a\tb\nhalf"
+        log.output(exchange, "a\tb 100%s\n")
+        log.output(exchange, "half")
+        log.output(exchange, FORGED + "\r\n\n\x1b[31mTraceback:\n")
+    first, second, third, *rest = stderr.getvalue().splitlines()
+    for line, text in ((first, "a\\x09b 100%s"), (second, "half"), (third, "x")):
+        match = STAMP.fullmatch(line)
+        assert match is not None, line
+        assert match.groups() == ("WARNING", f"fastcgi 192.0.2.7 GET /x\\x0a: {text}")
+    assert rest == ["  | 2026-01-01 00:00:00 [1] ERROR forged\\x0d", "  | ", "  | \\x1b[31mTraceback:"]
 
 
 def test_output_is_flushed() -> None:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, "utf-8", errors="backslashreplace")
     with contextlib.redirect_stderr(stream):
-        ErrorLog().output("caf\xe9 \udc80")
-    assert raw.getvalue() == b"caf\xc3\xa9 \\udc80"
+        ErrorLog().output(exchange_of(), "caf\xe9 \udc80")
+    assert raw.getvalue().endswith(b": caf\xc3\xa9 \\udc80\n")
 
 
 def test_output_that_nobody_reads_is_no_failure() -> None:
@@ -310,7 +319,7 @@ def test_output_that_nobody_reads_is_no_failure() -> None:
 
     for stream in (Broken(), None):
         with contextlib.redirect_stderr(stream):  # None: without descriptor 2
-            ErrorLog().output("a line\n")
+            ErrorLog().output(exchange_of(), "a line\n")
 
 
 def test_control_characters_of_any_message(stderr: Stderr) -> None:
@@ -381,9 +390,10 @@ def test_every_record_is_one_write(writes: Writes) -> None:
     assert data.count(b"\n  | ") == data.count(b"\n") - 1
 
 
-def test_output_goes_to_the_target_as_it_is(writes: Writes) -> None:
-    ErrorLog().output("a\tb\ncaf\xe9 \udc80")
-    assert writes.only() == b"a\tb\ncaf\xc3\xa9 \\udc80"
+def test_output_goes_to_the_target_in_one_write(writes: Writes) -> None:
+    ErrorLog().output(exchange_of(PATH_INFO="/x"), "a\tb\ncaf\xe9 \udc80")
+    data = writes.only()
+    assert data.endswith(b" WARNING fastcgi 10.0.0.9:4711 - /x: a\\x09b\n  | caf\xc3\xa9 \\udc80\n")
 
 
 def test_a_target_that_fails_harms_nobody(logger: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
@@ -391,7 +401,7 @@ def test_a_target_that_fails_harms_nobody(logger: logging.Logger, capsys: pytest
     try:
         configure("info", target)
         ErrorLog().warning("lost")
-        ErrorLog().output("lost\n")
+        ErrorLog().output(exchange_of(), "lost\n")
     finally:
         target.close()
     assert target.lost == 2
@@ -422,7 +432,7 @@ def test_syslog(logger: logging.Logger) -> None:
             log.info("an information")
             log.warning(FORGED)
             log.failure("failed", ValueError("why"))
-            log.output("one\ntwo\x1b\n")
+            log.output(exchange_of(REQUEST_URI="/x"), "one\ntwo\x1b\n")
             got = []
             with contextlib.suppress(BlockingIOError):
                 while True:
@@ -435,6 +445,6 @@ def test_syslog(logger: logging.Logger) -> None:
         f"<140>{name}WARNING x\\x0a2026-01-01 00:00:00 [1] ERROR forged",
         f"<139>{name}ERROR failed",
         f"<139>{name}  | ValueError: why",
-        f"<140>{name}one",
-        f"<140>{name}two\\x1b",
+        f"<140>{name}WARNING fastcgi 10.0.0.9:4711 - /x: one",
+        f"<140>{name}  | two\\x1b",
     ]

@@ -58,3 +58,6 @@ class Codec:
     def send(self, event: Event) -> bytes:
         """Encode one event."""
         raise NotImplementedError
+
+    def last(self) -> None:
+        """Have the next response end the connection, and say so, where the protocol's responses can."""

@@ -345,6 +345,11 @@ class HTTP1Codec(Codec):
         self._count(exchange, event.size)
         return b""
 
+    def last(self) -> None:
+        """Answer the oldest request with ``Connection: close`` (RFC 9112 section 9.6)."""
+        if self._exchanges:
+            self._exchanges[0].keep = False
+
     def _response_head(self, exchange: _Exchange, event: ResponseHead) -> bytes:
         if exchange.framing != _UNSENT or _STATUS.fullmatch(event.status) is None:
             raise _local(f"a second response head, or not a status: {event.status!r}")

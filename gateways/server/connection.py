@@ -250,13 +250,13 @@ class Connection:
             pool.app(exchange)
             if self.closed:
                 return
+            if not exchange.ended:  # given up; or an App's own bug: it returned without an answer
+                self.abandon(exchange)
+                return
             if self.pulled and self.pulling:  # a thread of the application's own reads on
                 self.close()
                 return
             whole = exchange.body.ended and not self.cut
-            if not exchange.ended:  # an App's own bug: it returned without an answer
-                self.abandon(exchange)
-                return
             if codec.closing:
                 self.finish(whole or self.eof)
                 return
@@ -287,6 +287,11 @@ class Connection:
         """The response is written: close at once if that was all, so that the peer sees both in one waking."""
         if self.codec.closing and exchange.body.ended and not self.cut:
             self.close()
+
+    def answered_elsewhere(self, exchange: Exchange) -> None:  # noqa: ARG002  (others share their connection)
+        """Another thread than the owner has written the last response: the peer sees the end now, the owner closes."""
+        self.cut = True  # what the peer may have sent behind the request is thrown away, and makes no reset
+        self._shutdown(socket.SHUT_WR)
 
     def serve(self, exchange: Exchange) -> None:
         """Serve one request by itself: only where they are independent of each other."""

@@ -14,7 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from gateways.errors import PeerClosed, RequestTimeout
+from gateways.errors import LocalProtocolError, PeerClosed, RequestTimeout
 from gateways.server.exchange import Exchange
 from gateways.server.observed import ObservedApp
 from gateways.server.stacks import DUMP
@@ -73,7 +73,7 @@ class Deadlines:
             if exchange is not None:
                 try:
                     exchange.answer_timeout()
-                except PeerClosed as error:
+                except (PeerClosed, LocalProtocolError) as error:  # gone, or aborted at this moment
                     self._pool.log.notice(exchange, str(error))
                 except RequestTimeout:
                     self._pool.log.notice(exchange, "the peer takes no answer; the connection is closed")

@@ -57,13 +57,13 @@ class Exchange:
         """The other end of the connection, for the log."""
         return self.connection.peer_name()
 
-    def send(self, event: Event) -> None:
-        """Write one response event; raises PeerClosed, LocalProtocolError."""
+    def send(self, event: Event, inside: bool = False) -> None:
+        """Write one response event; raises PeerClosed, LocalProtocolError. ``inside`` is for this file alone."""
         connection = self.connection
-        if connection.pool.timed and not self.sheltered:
+        if connection.pool.timed and not inside:
             self.enter()
             try:
-                self.send(event)
+                self.send(event, True)
             finally:
                 self.leave()
             return
@@ -107,15 +107,20 @@ class Exchange:
             raise RequestTimeout
 
     def answer_timeout(self) -> None:
-        """Answer 504 from another thread than the application's, which is let in here no more; raises PeerClosed."""
+        """Answer 504 from another thread than the application's, which is let in here no more.
+
+        Raises PeerClosed, LocalProtocolError.
+        """
+        connection = self.connection
         head_only = self.request.params.get("REQUEST_METHOD", "") == "HEAD"
         response = error_response(self.request.stream, 504, head_only)
         self.status = response.status
         self.sent = len(response.content)
-        data = self.connection.codec.send(response)
+        connection.codec.last()  # nobody knows when that thread, which has the connection, comes back
+        data = connection.codec.send(response)
         self.ended = True
-        self.connection.write(data)
-        self.connection.answered(self)
+        connection.write(data)
+        connection.answered_elsewhere(self)
 
     def _refuse(self) -> NoReturn:
         if self.aborted:
@@ -133,13 +138,13 @@ class Exchange:
                 f"{self.protocol}_buffer_size says otherwise (said once)",
             )
 
-    def send_file(self, fd: int, offset: int, count: int) -> None:
+    def send_file(self, fd: int, offset: int, count: int, inside: bool = False) -> None:
         """Write part of an open file as body; raises PeerClosed, and LocalProtocolError where it is too short."""
         connection = self.connection
-        if connection.pool.timed and not self.sheltered:
+        if connection.pool.timed and not inside:
             self.enter()
             try:
-                self.send_file(fd, offset, count)
+                self.send_file(fd, offset, count, True)
             finally:
                 self.leave()
             return
@@ -155,13 +160,17 @@ class Exchange:
             data = os.pread(fd, min(count, _FILE_BLOCK), offset)
             if not data:
                 raise LocalProtocolError(self.protocol, "the file became shorter while it was sent")
-            self.send(Body(self.request.stream, data))
+            self.send(Body(self.request.stream, data), inside)
             offset += len(data)
             count -= len(data)
 
     def abandon(self) -> None:
-        """Give the response up after its head, unless it is another thread's by now."""
-        if self.replaced:
+        """Give the response up after its head.
+
+        Where time is limited, the connection does it when the App has returned. Until then RequestTimeout may be raised
+        anywhere: in here it would leave the connection open, or its descriptor closed behind its back (socket.socket).
+        """
+        if self.connection.pool.timed:
             return
         self.ended = True
         self.connection.abandon(self)

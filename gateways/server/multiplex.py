@@ -186,6 +186,10 @@ class MultiplexConnection(Connection):
                     self.arrived.notify_all()
                 self._settle()
 
+    def answered_elsewhere(self, exchange: Exchange) -> None:
+        """As if its own thread had written it: the connection waits for no thread."""
+        self.answered(exchange)
+
     def cut_off(self) -> None:
         """A request that is over could not be answered, since another one's writing stands still: end them all."""
         self.broken = True

@@ -28,7 +28,7 @@ from gateways.server.scoreboard import Board, Row
 from tests.codecs.fastcgi_wire import STDIN, begin, pairs, rec
 from tests.server.forks import ended, forked
 from tests.server.peers import PROTOCOLS, SECONDS, Answer, Peer, head_of, request
-from tests.server.pools import TIMEOUTS, Gate, MemoryLog, Served, within
+from tests.server.pools import TIMEOUTS, Gate, MemoryLog, Served, reply, within
 
 every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
 kept_protocols = pytest.mark.parametrize("protocol", ["http", "fastcgi"])
@@ -126,6 +126,17 @@ class Application:
         start_response("200 OK", [])
         while True:
             yield b"x" * 100_000
+            self.sent.append(1)
+
+    def many(self, environ: Environ, start_response: Start) -> Iterable[bytes]:
+        """Answers in blocks that need no Python between them."""
+        start_response("200 OK", [])
+        return [b"0123456789"] * 300_000
+
+    def complain(self, environ: Environ, start_response: Start) -> Iterable[bytes]:
+        """Writes to wsgi.errors without an end."""
+        while True:
+            environ["wsgi.errors"].write("complaint " * 1000 + "\n")
             self.sent.append(1)
 
     def read(self, environ: Environ, start_response: Start) -> Iterable[bytes]:
@@ -272,20 +283,43 @@ def test_an_application_that_goes_on_after_any_exception(protocol: str, threads:
             assert peer.get("/after").body == b"quick /after"
 
 
-@kept_protocols
 @some_threads
 @pytest.mark.parametrize("path", ["/loop", "/wait", "/stubborn"])
-def test_a_kept_connection_goes_on(protocol: str, threads: int, path: str) -> None:
-    timed = Timed(protocol, threads=threads)
+def test_a_kept_fastcgi_connection_goes_on(threads: int, path: str) -> None:
+    timed = Timed("fastcgi", threads=threads)
     with timed.served as served, served.connect() as peer:
         assert peer.keep_get("/before").body == b"quick /before"
         for number in range(3):
-            peer.send(request(protocol, f"{path}/{number}", keep=True))
+            peer.send(request("fastcgi", f"{path}/{number}", keep=True))
             timed.cancel(f"{path}/{number}")
             assert answers_504(peer.next_answer()[1])
             timed.application.gates[f"{path}/{number}"].open()
             assert peer.keep_get(f"/after/{number}").body == b"quick /after/%d" % number
-        assert timed.counted() == {(protocol, "5xx"): 3, (protocol, "2xx"): 4}
+        assert timed.counted() == {("fastcgi", "5xx"): 3, ("fastcgi", "2xx"): 4}
+
+
+@some_threads
+@pytest.mark.parametrize("path", ["/loop", "/wait", "/stubborn"])
+@pytest.mark.parametrize("behind", [b"", request("http", "/behind", keep=True)], ids=["", "pipelined"])
+def test_a_kept_http_connection_ends_with_the_504(threads: int, path: str, behind: bytes) -> None:
+    """It is its thread's, which may never come back: the client is told so, and sees the end."""
+    timed = Timed("http", threads=threads, tcp=True)
+    with timed.served as served:
+        for number in range(3):
+            with served.connect() as peer:
+                assert peer.keep_get("/before").body == b"quick /before"
+                peer.send(request("http", f"{path}/{number}", keep=True) + behind)
+                timed.cancel(f"{path}/{number}")
+                answer = peer.next_answer()[1]
+                assert answers_504(answer)
+                assert answer.head.endswith(b"\r\nConnection: close")
+                assert peer.read() == b""
+                timed.application.gates[f"{path}/{number}"].open()
+                timed.await_idle()
+        with served.connect() as peer:
+            assert peer.get("/after").body == b"quick /after"
+        assert timed.counted() == {("http", "5xx"): 3, ("http", "2xx"): 4}
+        assert "/behind" not in timed.application.entered
 
 
 @every_protocol
@@ -357,6 +391,44 @@ def test_a_response_that_has_begun_is_cut_on_a_unix_socket(protocol: str, thread
         timed.await_idle()
         with served.connect() as peer:
             assert peer.get("/after").body == b"quick /after"
+
+
+@some_threads
+def test_a_response_in_blocks_that_run_no_python_is_cut(threads: int) -> None:
+    """The exception may then be raised by the first Python that the server itself runs."""
+    timed = Timed("http", threads=threads, tcp=True)
+    noise = random.Random(threads)
+    with timed.served as served:
+        for number in range(10):
+            with served.connect() as peer:
+                peer.send(request("http", f"/many/{number}", keep=True))
+                row = timed.await_busy(f"/many/{number}")
+                peer.more()
+                pause = time.perf_counter() + noise.random() * 0.002
+                while time.perf_counter() < pause:
+                    pass
+                timed.deadlines.cancel(row.thread, row.serial)
+                start = time.monotonic()
+                with pytest.raises(ConnectionResetError):
+                    peer.read()
+                assert time.monotonic() - start < SECONDS / 3
+            timed.await_idle()
+
+
+@kept_protocols
+@some_threads
+def test_what_has_ended_is_not_given_up(protocol: str, threads: int) -> None:
+    """As where the exception comes between the last byte and the end of what the server does for the request."""
+
+    def app(exchange: Any) -> None:  # noqa: ANN401
+        reply(exchange, b"whole")
+        exchange.abandon()
+
+    served = Served(app, protocol, threads=threads)
+    served.pool.timed = True
+    with served, served.connect() as peer:
+        for _ in range(3):
+            assert peer.keep_get().body == b"whole"
 
 
 # -- its body is being read -------------------------------------------------------------------------------------------
@@ -504,6 +576,8 @@ def test_whenever_it_comes(protocol: str, threads: int, path: str) -> None:
             peer.sock.close()
             return "cut"
         if answers_504(answer):
+            if protocol == "http":
+                peer.sock.close()
             return "timed out"
         assert answer.status == 200
         return "answered" if answer.body == path.encode() else "cut"
@@ -607,9 +681,9 @@ def test_a_request_that_takes_the_place_of_the_one_that_is_meant() -> None:
 
 @some_threads
 def test_twice(threads: int) -> None:
-    timed = Timed("http", threads=threads)
+    timed = Timed("fastcgi", threads=threads)
     with timed.served as served, served.connect() as peer:
-        peer.send(request("http", "/wait", keep=True))
+        peer.send(request("fastcgi", "/wait", keep=True))
         row = timed.cancel("/wait")
         timed.deadlines.cancel(row.thread, row.serial)
         timed.deadlines.cancel(row.thread, row.serial)
@@ -617,7 +691,7 @@ def test_twice(threads: int) -> None:
         timed.application.gates["/wait"].open()
         for number in range(5):
             assert peer.keep_get(f"/{number}").body == b"quick /%d" % number
-        assert timed.counted() == {("http", "5xx"): 1, ("http", "2xx"): 5}
+        assert timed.counted() == {("fastcgi", "5xx"): 1, ("fastcgi", "2xx"): 5}
 
 
 @pytest.mark.parametrize("protocol", ["http", "fastcgi"])
@@ -627,6 +701,10 @@ def test_all_threads_at_once(protocol: str) -> None:
     with timed.served as served:
         peers = [served.connect() for _ in range(threads)]
         for turn in range(3):
+            if protocol == "http":  # each ends with its 504
+                for peer in peers:
+                    peer.sock.close()
+                peers = [served.connect() for _ in range(threads)]
             for number, peer in enumerate(peers):
                 peer.send(request(protocol, f"/loop/{turn}/{number}", keep=True))
             for number in range(threads):
@@ -635,9 +713,14 @@ def test_all_threads_at_once(protocol: str) -> None:
                 assert answers_504(peer.next_answer()[1])
             timed.await_idle()
         for peer in peers:
-            assert peer.keep_get("/after").body == b"quick /after"
+            if protocol == "fastcgi":
+                assert peer.keep_get("/after").body == b"quick /after"
             peer.sock.close()
-        assert timed.counted() == {(protocol, "5xx"): 3 * threads, (protocol, "2xx"): threads}
+        for _ in range(threads):
+            with served.connect() as peer:
+                assert peer.get("/after").body == b"quick /after"
+        served_after = threads if protocol == "http" else 2 * threads
+        assert timed.counted() == {(protocol, "5xx"): 3 * threads, (protocol, "2xx"): served_after}
 
 
 @every_protocol
@@ -696,6 +779,23 @@ def test_a_client_that_does_not_take_its_answer(protocol: str, threads: int) -> 
             timed.deadlines.cancel(row.thread, row.serial)
             timed.await_idle()
             assert time.monotonic() - before < SECONDS / 3
+        with served.connect() as peer:
+            assert peer.get("/after").body == b"quick /after"
+
+
+@some_threads
+def test_a_web_server_that_takes_no_errors(threads: int) -> None:
+    """An application that complains does not go on complaining when its time is over."""
+    timed = Timed("fastcgi", threads=threads)
+    with timed.served as served:
+        with served.connect() as peer:
+            peer.send(request("fastcgi", "/complain", keep=True))
+            row = timed.await_busy("/complain")
+            within(lambda: timed.application.sent and stands(timed.application.sent), "the web server's window is full")
+            timed.deadlines.cancel(row.thread, row.serial)
+            timed.await_idle()
+            assert timed.application.ended == [("/complain", "RequestTimeout")]
+            assert any(line == "complaint " * 1000 + "\n" for line in timed.log.lines)
         with served.connect() as peer:
             assert peer.get("/after").body == b"quick /after"
 
@@ -899,7 +999,8 @@ def test_the_main_thread_around_the_end_of_its_requests(protocol: str) -> None:
     noise = random.Random(3)
     outcomes: collections.Counter[int] = collections.Counter()
     deadline = time.monotonic() + 2 * SECONDS
-    with worker.run(), worker.connect() as peer:
+    with worker.run():
+        peer = worker.connect()
         number = 0
         while number < 100 or len(outcomes) < 2:
             assert time.monotonic() < deadline
@@ -913,7 +1014,11 @@ def test_the_main_thread_around_the_end_of_its_requests(protocol: str) -> None:
             answer = peer.next_answer()[1]
             assert answers_504(answer) or answer.body == b"quick " + path.encode()
             outcomes[answer.status] += 1
+            if protocol == "http" and answer.status == 504:
+                peer.sock.close()
+                peer = worker.connect()
             assert peer.keep_get("/after").body == b"quick /after"
+        peer.sock.close()
 
 
 @every_protocol

@@ -26,6 +26,7 @@ __all__ = ["Deadlines"]
 
 INTERRUPT: Final = DUMP + 1
 _TIMES: Final = 10
+_LONG: Final = 50
 _PAUSE: Final = 0.01  # seconds
 
 
@@ -69,6 +70,7 @@ class Deadlines:
         """Answer and interrupt the request ``serial`` of a thread, if that still serves it. One thread calls this."""
         self._pool.overdue.add(threading.get_ident())  # this one, too, waits for no peer
         with self._answering:
+            self._await_entered(thread, serial)
             exchange = self._interrupt(thread, serial)
             if exchange is not None:
                 try:
@@ -80,6 +82,14 @@ class Deadlines:
                     exchange.connection.cut_off()
         if self._observed.seat(thread)[0] == self._main:
             self._insist()
+
+    def _await_entered(self, thread: int, serial: int) -> None:
+        """Wait for a thread that has begun with the request, as the board shows, and has not said so here yet."""
+        for _ in range(_LONG):
+            ident, current = self._observed.seat(thread)
+            if current != serial or ident in self._serving:
+                return
+            time.sleep(_PAUSE)
 
     def _insist(self) -> None:
         """Send the signal again until it is noticed: one that comes just before a system call does not end that."""

@@ -50,10 +50,10 @@ class ObservedApp:
         """Where the time of requests is limited."""
 
     def seat(self, thread: int) -> tuple[int, int]:
-        """Return the ident of a thread and the serial of its request."""
+        """Return the ident of a thread and the serial of the request that it serves; -1 where it serves none."""
         for number, (ident, seat) in enumerate(list(self._seats.items())):
             if number == thread:
-                return ident, seat.serial
+                return ident, seat.serial if seat.busy else -1
         return 0, -1
 
     def __call__(self, exchange: apps.Exchange) -> None:

@@ -84,6 +84,11 @@ class Seat:
         ints[at + bisect_left(BUCKETS, taken)] += 1
         ints[_BUSY] = 0  # at last: who is idle has nothing to add
 
+    @property
+    def busy(self) -> bool:
+        """A request is served."""
+        return self._ints[_BUSY] == 1
+
     def queued(self, seconds: float) -> None:
         """The request waited so long between the web server's start stamp and its thread."""
         self._doubles[_QUEUE + _SUM] += seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import gc
+import mmap
 import os
 import random
 import signal
@@ -582,11 +583,8 @@ def test_whenever_it_comes(protocol: str, threads: int, path: str) -> None:
         assert answer.status == 200
         return "answered" if answer.body == path.encode() else "cut"
 
-    wanted, allowed = {
-        "/whole": ({"answered", "timed out"}, {"answered", "timed out"}),
-        "/pieces": ({"answered", "timed out", "cut"}, {"answered", "timed out", "cut"}),
-        "/after": ({"answered"}, {"answered", "cut"}),
-    }[path]
+    allowed = {"answered", "timed out"} if path == "/whole" else {"answered", "timed out", "cut"}
+    wanted = {"answered"} if path == "/after" else allowed
     deadline = time.monotonic() + 3 * SECONDS
     with timed.served as served:
         number = 0
@@ -664,6 +662,38 @@ def test_who_is_not_meant() -> None:
             assert peer.keep_get(f"/{number}").body == b"quick /%d" % number
         assert timed.counted() == {("fastcgi", "2xx"): 12}
         assert timed.application.ended == []
+
+
+@some_threads
+def test_a_request_that_has_only_just_begun(threads: int) -> None:
+    """The board shows it, and its thread has not got far enough to be interrupted."""
+    timed = Timed(threads=threads)
+    deadlines = timed.deadlines
+
+    class Late:
+        """Begins only when the order is there."""
+
+        ordered = threading.Event()
+
+        def entered(self, ident: int, exchange: Any) -> None:  # noqa: ANN401
+            assert self.ordered.wait(SECONDS)
+            deadlines.entered(ident, exchange)
+
+        def left(self, ident: int) -> None:
+            deadlines.left(ident)
+
+    timed.observed.interrupter = Late()
+    with timed.served as served:
+        with served.connect() as peer:
+            peer.send(request("http", "/loop"))
+            row = timed.last("/loop")
+            order = threading.Thread(target=deadlines.cancel, args=(row.thread, row.serial))
+            order.start()
+            within(deadlines._answering.locked, "the order is being carried out")
+            Late.ordered.set()
+            assert answers_504(peer.answer())
+            order.join()
+        timed.await_idle()
 
 
 def test_a_request_that_takes_the_place_of_the_one_that_is_meant() -> None:
@@ -852,10 +882,12 @@ class MainThread:
         self.board = Board(1, threads)
         self.ours, self.theirs = socket.socketpair()
         self.address = b""
+        self.released = mmap.mmap(-1, 1)
+        """Shared with the worker: /held may go on."""
 
     def body(self) -> None:
         self.ours.close()
-        timed = Timed(self.protocol, threads=self.threads, application=MainApplication(), board=self.board)
+        timed = Timed(self.protocol, threads=self.threads, application=MainApplication(self.released), board=self.board)
         served = timed.served
 
         send = signal.pthread_kill
@@ -914,12 +946,25 @@ class MainThread:
         self.ours.sendall(ORDER.pack(row.thread, row.serial))
         assert self.ours.recv(1) == b"d"
 
+    def release(self) -> None:
+        self.released[0] = 1
+
     def await_idle(self) -> None:
         within(lambda: not any(row.busy for row in self.board.rows(0)), "all threads are free")
 
 
 class MainApplication(Application):
     """What else may stand still in a main thread."""
+
+    def __init__(self, released: mmap.mmap) -> None:
+        super().__init__()
+        self.released = released
+
+    def held(self, environ: Environ, start_response: Start) -> Iterable[bytes]:
+        """Pure Python, until the test says so."""
+        while not self.released[0]:
+            pass
+        return self.quick(environ, start_response)
 
     def sleep(self, environ: Environ, start_response: Start) -> Iterable[bytes]:
         time.sleep(1000)
@@ -984,12 +1029,14 @@ def test_a_main_thread_that_knows_no_signals() -> None:
     """Nobody waits for it long."""
     worker = MainThread("http", 2, lost=1000)
     with worker.run(), worker.connect() as peer:
-        peer.send(request("http", "/spin/3000000"))
-        row = worker.busy("/spin/3000000")
+        peer.send(request("http", "/held"))
+        row = worker.busy("/held")
         start = time.monotonic()
         worker.cancel(row)
         assert time.monotonic() - start < SECONDS / 3
         assert answers_504(peer.answer())
+        assert worker.busy("/held") == row
+        worker.release()
         worker.await_idle()
 
 

@@ -723,6 +723,20 @@ def test_body_without_continue_is_kept() -> None:
     assert not codec.closing
 
 
+@pytest.mark.parametrize("data", [GET, GET + GET, POST + b"Content-Length: 4\r\n\r\na"])
+def test_the_last_response(data: bytes) -> None:
+    """It says so, and what was read or comes behind its request is not answered."""
+    codec = HTTP1Codec()
+    codec.last()  # there is nothing to answer
+    codec.feed(data)
+    codec.last()
+    assert b"Connection: close" in codec.send(ResponseHead(1, "504 Gateway Timeout", end=True))
+    assert codec.closing
+    assert not [event for event in codec.feed(b"bcd" + GET) if isinstance(event, Request)]
+    with pytest.raises(LocalProtocolError):
+        codec.send(ResponseHead(2, "200 OK", end=True))
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_an_unread_body_is_drained(kept: bool) -> None:
     codec = HTTP1Codec()

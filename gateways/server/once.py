@@ -6,6 +6,7 @@ something to say.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import sys
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from gateways.apps.wsgi import WSGIApp
 from gateways.body import RequestBody
 from gateways.codecs.cgi import encode_head
-from gateways.codecs.events import Body, EndOfResponse, Event, Request, ResponseHead
+from gateways.codecs.events import Body, EndOfResponse, ErrorOutput, Event, Request, ResponseHead
 from gateways.codecs.pairs import content_length
 from gateways.codecs.refusal import error_response
 from gateways.errors import BodyError, LimitExceeded, LocalProtocolError, PeerClosed, RemoteProtocolError
@@ -125,8 +126,8 @@ class CGIExchange:
     """The one request as an Exchange, on the descriptors ``stdin`` and ``stdout``; it closes both."""
 
     protocol: str = "cgi"
-    error_output: bool = False
-    """What goes to stderr is in the web server's log already."""
+    error_output: bool = True
+    """What goes to stderr is in the web server's log."""
     ended: bool = False
 
     def __init__(self, request: Request, stdin: int, stdout: int, limits: Limits, timeouts: Timeouts) -> None:
@@ -167,6 +168,9 @@ class CGIExchange:
 
     def send(self, event: Event) -> None:
         """Write one response event; raises PeerClosed, LocalProtocolError."""
+        if isinstance(event, ErrorOutput):
+            _write_error(event.data)
+            return
         if self.ended:
             raise LocalProtocolError("cgi", "the response has ended")
         if isinstance(event, Body):
@@ -242,6 +246,15 @@ class CGIExchange:
         os.close(self._stdin)
 
 
+def _write_error(data: bytes) -> None:
+    """Write to stderr; where nobody reads that, it is no reason to fail the request."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+            while data:
+                data = data[os.write(2, data) :]
+
+
 def _ready(fd: int, event: int, timeout: float) -> bool:
     """Wait until ``fd`` can be read or written; False when ``timeout`` seconds have passed."""
     poll = select.poll()
@@ -274,11 +287,6 @@ class LateLog:
         """The request was refused."""
         self._opened().refused(protocol, peer, reason)
 
-    def output(self, text: str) -> None:
-        """What the application wrote to wsgi.errors."""
-        if sys.stderr is not None:
-            try:
-                sys.stderr.write(text)
-                sys.stderr.flush()
-            except (OSError, ValueError):  # nobody reads it: no reason to fail the request
-                return
+    def output(self, exchange: Exchange, text: str) -> None:
+        """What the application wrote to wsgi.errors when its request was over."""
+        self._opened().output(exchange, text)

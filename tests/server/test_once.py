@@ -242,8 +242,8 @@ def test_what_is_printed_is_no_part_of_the_answer(run: Run) -> None:
 
 
 def test_wsgi_errors(run: Run) -> None:
-    done = run(answers("[b'body']", before="environ['wsgi.errors'].write('said\\n')"))
-    assert done.err == "said\n"
+    done = run(answers("[b'body']", before="environ['wsgi.errors'].write('said\\n\\x1b[1mloud\\n')"))
+    assert done.err == "said\n\\x1b[1mloud\n"
 
 
 @pytest.mark.parametrize("error", ["ValueError('a secret')", "SystemExit(0)", "KeyboardInterrupt"])

@@ -13,14 +13,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["CANCEL", "CONNECTION", "FAILED", "LEAVING", "READY", "REOPEN", "STOP", "Channel", "Message"]
+__all__ = ["CANCEL", "CONNECTION", "FAILED", "LEAVING", "LOST", "READY", "REOPEN", "STOP", "Channel", "Message"]
 
 READY: Final = b"r"
 """From the worker: it serves."""
 FAILED: Final = b"f"
 """From the worker: why it cannot boot, as text."""
 LEAVING: Final = b"l"
-"""From the worker: somebody else than the master has told it to leave."""
+"""From the worker: it leaves though the master has not told it to; the text says why, where that is no signal."""
+LOST: Final = b"x"
+"""From the worker: it cannot go on with a connection that was passed to it; the text says why."""
 CONNECTION: Final = b"m"
 """A kept connection's descriptor, and as text what must be known of it: to a worker that goes on with it."""
 STOP: Final = b"s"
@@ -47,6 +49,8 @@ class Message:
     two: int = 0
     text: bytes = b""
     fds: tuple[int, ...] = ()
+    missing: int = 0
+    """Descriptors that were sent with it, and that this process had no room for; the kernel has closed them."""
 
 
 class Channel:
@@ -93,7 +97,7 @@ class Channel:
             if len(self._held) < end:
                 break
             fds, self._fds = tuple(self._fds[:count]), self._fds[count:]
-            found.append(Message(kind, one, two, self._held[_HEAD.size : end], fds))
+            found.append(Message(kind, one, two, self._held[_HEAD.size : end], fds, count - len(fds)))
             self._held = self._held[end:]
         return found
 
@@ -103,9 +107,18 @@ class Channel:
 
     def waits(self) -> bool:
         """Whether there is something to receive, be it the end."""
+        return bool(self._ready(select.POLLIN))
+
+    def spacious(self) -> bool:
+        """Whether there is room for many: on Linux, while at most a quarter is taken (unix_writable in af_unix.c)."""
+        return bool(self._ready(select.POLLOUT) & select.POLLOUT)
+
+    def _ready(self, event: int) -> int:
+        if self.fileno() < 0:
+            return 0
         poll = select.poll()
-        poll.register(self.sock, select.POLLIN)
-        return bool(poll.poll(0))
+        poll.register(self.sock, event)
+        return sum(found for _, found in poll.poll(0))
 
     def close(self) -> None:
         """Give it up, with descriptors that nobody has taken."""

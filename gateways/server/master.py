@@ -51,7 +51,10 @@ class Master:
         self._settings = settings
         self._log = service.log
         self._on_ready: Callable[[], None] | None = on_ready or (lambda: None)
-        self._workers = Workers(service.board, max_requests=settings.max_requests, max_age=settings.max_age)
+        self._workers = Workers(
+            service.board, max_requests=settings.max_requests, max_age=settings.max_age,
+            patience=settings.timeouts.graceful,
+        )  # fmt: skip
         self._overdue = Overdue(self._workers, service.log, service.slow_log, time.monotonic)
         self._tally = Tally()
         self._gauge = Gauge(time.monotonic())
@@ -191,19 +194,21 @@ class Master:
     def _wait(self, wake: float | None, now: float) -> None:
         """Sleep until a signal, a worker or a client of ours has something to say."""
         service = self._service
+        homeless = self._workers.homeless
         moments = [wake, service.deadline(), self._overdue.wake(now), service.upgrade.deadline]
         poll = select.poll()
         poll.register(self._signals_in, select.POLLIN)
         by_fd: dict[int, WorkerProcess] = {}
         for worker in self._workers:
-            if worker.channel.fileno() >= 0:
-                poll.register(worker.channel, select.POLLIN)
+            wanted = self._workers.events(worker)
+            if wanted:
+                poll.register(worker.channel, wanted)
                 by_fd[worker.channel.fileno()] = worker
         for fd, events in service.descriptors():
             poll.register(fd, events)
         nobody = all(worker.retiring_since is not None for worker in self._workers)
         if nobody and self._settings.pool == "ondemand" and self._stopping_since is None:
-            self._workers.close_connections()  # of themselves they would never bring a worker
+            homeless.give_up("no worker is left")  # of themselves they would never bring one
             if now < self._failures.until:  # a connection would wake us at once
                 moments.append(self._failures.until)
             else:
@@ -213,17 +218,21 @@ class Master:
             moments.append(now + _TICK)
         if service.notifier.watchdog_interval:
             moments.append(self._beaten + service.notifier.watchdog_interval)
+        moments.append(homeless.wake())
         due = min((moment for moment in moments if moment is not None), default=None)
         timeout = None if due is None else min(_LONGEST, max(0.0, due - time.monotonic())) * 1000 + 1
         for fd, events in poll.poll(timeout):
             if fd == self._signals_in:
                 self._signals()
             elif fd in by_fd:
-                if by_fd[fd].channel.fileno() == fd:
+                if events & ~select.POLLOUT and by_fd[fd].channel.fileno() == fd:
                     self._hear(by_fd[fd])
             else:
                 service.on_ready(fd, events)
         service.expire(time.monotonic())
+        self._workers.pass_on()
+        for line in homeless.news():
+            self._log.warning(line)
 
     # -- what the policy says -----------------------------------------------------------------------------------
 
@@ -423,15 +432,22 @@ class Master:
             self._service.refuse()  # as the workers do: web servers are refused at once, and go elsewhere
         for worker in self._workers:
             self._workers.retire(worker, "stop", self._stopping_since)
-        self._workers.close_connections()
+        self._workers.homeless.end()
 
     # -- what happens to workers --------------------------------------------------------------------------------
 
     def _hear(self, worker: WorkerProcess) -> None:
         if self._workers.hear(worker):
             self._ready(worker)
+        self._leaving(worker)
+
+    def _leaving(self, worker: WorkerProcess) -> None:
+        """See whether it leaves by itself."""
         if worker.leaving and worker.retiring_since is None:
-            self._log.info(f"worker {worker.pid} leaves: it has been asked to by a signal")
+            if worker.reason:
+                self._log.warning(f"worker {worker.pid} leaves: {worker.reason}")
+            else:
+                self._log.info(f"worker {worker.pid} leaves: it has been asked to by a signal")
             worker.retiring_since = time.monotonic()
 
     def _ready(self, worker: WorkerProcess) -> None:
@@ -470,6 +486,7 @@ class Master:
             self._log.warning("what watches the application's files has ended (--reload): changes go unnoticed")
         for worker, code, serving in self._workers.reap():
             self._overdue.forget(worker)
+            self._leaving(worker)  # it may have said so just before its end
             how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
             lost = serving
             if self._stopping_since is not None:

@@ -13,7 +13,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from gateways.server.channel import CONNECTION, Channel, Message
+from gateways.server.channel import CONNECTION, LOST, Channel, Message
 from gateways.server.connection import Connection
 from gateways.server.protocols import Connector, Protocols, ProxyConnection
 
@@ -55,13 +55,16 @@ class Passing:
 
     def take(self, message: Message) -> None:
         """Go on with a connection of another worker, in a thread of the pool."""
-        if not message.fds:  # no descriptor is left in this process, so the kernel has closed it
+        if not message.fds:
+            why = "the worker that should go on had no file descriptor left; raise the limit of open files (ulimit -n)"
+            self._channel.send(LOST, text=why.encode())
             return
         fd = message.fds[0]
         news = json.loads(message.text)
         way = self._way(fd)
-        if way is None:  # this program does not listen there any more
+        if way is None:
             os.close(fd)
+            self._channel.send(LOST, text=b"the server does not listen there any more, or the peer has gone")
             return
         pool = self._pool
         protocol = news["protocol"]

@@ -26,10 +26,10 @@ class WorkerProcess:
     ready: bool = False
     ready_since: float = 0.0
     reason: str = ""
-    """Why it could not boot."""
+    """Why it could not boot, or leaves by itself."""
     killed: bool = False
     leaving: bool = False
-    """Somebody else than the master has told it to leave."""
+    """It leaves though the master has not told it to."""
     retiring_since: float | None = None
     cause: str = ""
     """Why it retires."""
@@ -55,6 +55,11 @@ class WorkerProcess:
         """Thread -> serial of the request of which the slow log has the stacks."""
         self.cancelled: dict[int, tuple[int, float]] = {}
         """Thread -> serial of the request that was interrupted, and when."""
+
+    @property
+    def leaves(self) -> bool:
+        """It takes no new connections, and gives away those it has."""
+        return self.leaving or self.retiring_since is not None
 
     def close(self) -> None:
         """Give up what the master has of it."""

@@ -41,6 +41,10 @@ __all__ = ["LEAVE", "Place", "run_worker"]
 LEAVE: Final = (signal.SIGTERM, signal.SIGQUIT)
 """What asks a worker itself to leave. Any other signal that has a handler is the application's own."""
 
+_NO_LOG: Final = (
+    "it has not got the new log files, as it had no file descriptor left; raise the limit of open files (ulimit -n)"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -113,8 +117,7 @@ class _Signals:
         except BlockingIOError:  # another thread has looked
             return
         if any(number in numbers for number in LEAVE):
-            self._channel.send(LEAVING)  # before the connections, lest they come back
-            self._stop.leave(others=True)
+            leave_by_itself(self._stop, self._channel)
 
 
 class _Orders:
@@ -154,7 +157,7 @@ class _Orders:
                 for message in messages:
                     if message.kind == CANCEL:
                         cancel(message.one, message.two)
-                    elif message.kind == REOPEN:
+                    elif message.kind == REOPEN and not message.missing:
                         self._obey(message)
                     else:
                         relay.messages.append(message)
@@ -171,11 +174,19 @@ class _Orders:
         elif message.kind == CONNECTION:
             self._passing.take(message)
         elif message.kind == REOPEN:
-            for new, old in zip(message.fds, self._log_fds, strict=False):  # fewer where no descriptor is left
+            for new, old in zip(message.fds, self._log_fds, strict=False):
                 os.dup2(new, old, inheritable=old <= 2)
                 os.close(new)
+            if message.missing:  # or it would write to the old files for as long as it lives
+                leave_by_itself(self._stop, self._channel, _NO_LOG)
         elif message.kind != CANCEL:  # which came without --request-timeout: of a master of other settings
             raise ConfigError(f"the master gave an order that this worker does not know: {message.kind!r}")
+
+
+def leave_by_itself(stop: _Stop, channel: Channel, why: str = "") -> None:
+    """Leave though the master has not said so; another worker comes for this one."""
+    channel.send(LEAVING, text=why.encode())  # before the connections, lest they come back
+    stop.leave(others=True)
 
 
 class _Relay:

@@ -9,12 +9,14 @@ import contextlib
 import os
 import random
 import re
+import select
 import signal
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
-from gateways.server.channel import CANCEL, CONNECTION, FAILED, LEAVING, READY, STOP, Message
+from gateways.server.channel import CANCEL, CONNECTION, FAILED, LEAVING, LOST, READY, STOP, Message
+from gateways.server.homeless import Homeless
 from gateways.server.policy import BusyThread, WorkerFacts
 from gateways.server.process import WorkerProcess, fork_worker
 from gateways.server.scoreboard import Board, Row
@@ -22,20 +24,20 @@ from gateways.server.scoreboard import Board, Row
 __all__ = ["Workers", "private_memory"]
 
 _JITTER: Final = 10  # a limit is exceeded by up to a tenth: workers born together do not leave together
+_ROUND: Final = 64  # times that one worker is heard before others get their turn
 _PRIVATE: Final = re.compile(r"^Private_(?:Clean|Dirty): *(\d+) kB$", re.MULTILINE)
 
 
 class Workers:
     """All workers of one server, those that boot and those that leave too."""
 
-    def __init__(self, board: Board, *, max_requests: int, max_age: float) -> None:
+    def __init__(self, board: Board, *, max_requests: int, max_age: float, patience: float = 30.0) -> None:
         self.board = board
         self._max_requests = max_requests
         self._max_age = max_age
         self._living: dict[int, WorkerProcess] = {}
         self._free = list(range(board.workers - 1, -1, -1))
-        self._homeless: list[Message] = []
-        """Connections with which nobody goes on yet."""
+        self.homeless = Homeless(patience)
 
     def __iter__(self) -> Iterator[WorkerProcess]:
         """All, in the order in which they were born."""
@@ -50,7 +52,7 @@ class Workers:
     @property
     def serving(self) -> list[WorkerProcess]:
         """Those that are ready and do not leave."""
-        return [worker for worker in self if worker.ready and worker.retiring_since is None and not worker.leaving]
+        return [worker for worker in self if worker.ready and not worker.leaves]
 
     @property
     def ready(self) -> int:
@@ -66,7 +68,7 @@ class Workers:
         base = tuple(row.done for row in self.board.rows(slot))
 
         def run(control: socket.socket) -> int:
-            self.close_connections()  # which wait in the master alone
+            self.homeless.close()  # they wait in the master alone
             return body(control, slot)
 
         worker = fork_worker(run, born=now, generation=generation, slot=slot, others=self)
@@ -106,38 +108,45 @@ class Workers:
 
     def hear(self, worker: WorkerProcess) -> bool:
         """Take what it says; True where that is that it has become ready."""
-        messages = worker.channel.receive()
-        if messages is None:
-            worker.channel.close()
-            return False
-        became_ready = False
-        for message in messages:
-            if message.kind == READY:
-                worker.ready = became_ready = True
-            elif message.kind == LEAVING:
-                worker.leaving = True
-            elif message.kind == FAILED:
-                worker.reason = message.text.decode("utf-8", "replace")
-            elif message.kind == CONNECTION:
-                self._homeless.append(message)
-        self._pass_on()
-        return became_ready
+        was_ready = worker.ready
+        for _ in range(_ROUND):  # the kernel hands out one connection at a time
+            messages = worker.channel.receive()
+            if messages is None:
+                worker.channel.close()
+                break
+            for message in messages:
+                self._take(worker, message)
+            if self.homeless.full or not worker.channel.waits():
+                break
+        self.pass_on()
+        return worker.ready and not was_ready
 
-    def _pass_on(self) -> None:
-        """Have those that serve go on with connections, each with as many; they wait where nobody does."""
-        for message in self._homeless[:]:
-            for worker in sorted(self.serving, key=lambda worker: worker.given):
-                if worker.channel.send(CONNECTION, text=message.text, fds=message.fds):
-                    worker.given += 1
-                    self._homeless.remove(message)
-                    _close(message.fds)
-                    break
+    def _take(self, worker: WorkerProcess, message: Message) -> None:
+        text = message.text
+        if message.kind == READY:
+            worker.ready = True
+        elif message.kind == LEAVING:
+            worker.leaving = True
+            worker.reason = text.decode("utf-8", "replace")
+        elif message.kind == FAILED:
+            worker.reason = text.decode("utf-8", "replace")
+        elif message.kind == CONNECTION:
+            self.homeless.take(message)
+        elif message.kind == LOST:
+            self.homeless.lost(text.decode("utf-8", "replace"))
 
-    def close_connections(self) -> None:
-        """Nobody will go on with those that wait."""
-        for message in self._homeless:
-            _close(message.fds)
-        self._homeless.clear()
+    def events(self, worker: WorkerProcess) -> int:
+        """Return what is to be waited for at its channel; 0 is nothing, not even its end."""
+        if worker.channel.fileno() < 0 or (worker.leaves and self.homeless.full):
+            return 0
+        if worker.ready and not worker.leaves and self.homeless.hopeful:
+            return select.POLLIN | select.POLLOUT
+        return select.POLLIN
+
+    def pass_on(self) -> None:
+        """Have those that serve go on with connections of others; they wait where nobody has room for them."""
+        if len(self.homeless):
+            self.homeless.pass_on(self.serving)
 
     def reap(self) -> Iterator[tuple[WorkerProcess, int, list[Row]]]:
         """Take out those that have ended: each with its exit code and what its threads were serving.
@@ -203,11 +212,6 @@ class Workers:
             idle_since=None if idle_since is None else max(idle_since, worker.ready_since),
             retiring_since=worker.retiring_since,
         )
-
-
-def _close(fds: Iterable[int]) -> None:
-    for fd in fds:
-        os.close(fd)
 
 
 def private_memory(pid: int) -> int | None:

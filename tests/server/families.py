@@ -57,7 +57,7 @@ class Family(Workers):
         for worker in self:
             self.kill(worker)
             self.await_end(worker)
-        self.close_connections()
+        self.homeless.close()
 
 
 def orders(channel: Channel) -> Iterator[Message]:

@@ -11,6 +11,8 @@ import pytest
 
 from gateways.server.channel import CANCEL, CONNECTION, READY, REOPEN, STOP, Channel, Message
 from tests.server.peers import SECONDS
+from tests.server.processes import needs_proc
+from tests.server.scarce import no_descriptor_left
 
 
 @pytest.fixture
@@ -147,3 +149,36 @@ def test_blocking_socket_is_waited_for() -> None:
         one.settimeout(SECONDS)
         Channel(two).send(STOP)
         assert Channel(one).receive() == [Message(STOP)]
+
+
+@needs_proc
+def test_descriptors_that_find_no_room(pair: tuple[Channel, Channel]) -> None:
+    """The message comes and tells how many are missing; those of the next one are not taken for its own."""
+    one, two = pair
+    with ExitStack() as stack:
+        ends = pipes(stack, 3)
+        for _, writing in ends:
+            stack.callback(os.close, writing)
+        one.send(REOPEN, fds=[ends[0][1], ends[1][1]])
+        one.send(CONNECTION, fds=[ends[2][1]])
+        with no_descriptor_left():
+            first = two.receive()
+        assert first == [Message(REOPEN, missing=2)]
+        (second,) = two.receive() or []
+        assert (second.kind, len(second.fds), second.missing) == (CONNECTION, 1, 0)
+        os.close(second.fds[0])
+
+
+def test_room(pair: tuple[Channel, Channel]) -> None:
+    """Whoever looks for room first leaves some to those that do not."""
+    one, two = pair
+    count = 0
+    while one.spacious():
+        one.send(CANCEL, count)
+        count += 1
+    assert one.send(STOP)
+    assert len(drained(two)) == count + 1
+    assert one.spacious()
+    one.close()
+    assert not one.spacious()
+    assert not one.waits()

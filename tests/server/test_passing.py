@@ -14,7 +14,7 @@ import pytest
 from gateways.apps import Exchange
 from gateways.limits import DEFAULT_LIMITS
 from gateways.server.admission import Networks
-from gateways.server.channel import CONNECTION, Channel, Message
+from gateways.server.channel import CONNECTION, LOST, Channel, Message
 from gateways.server.connection import Connection
 from gateways.server.passing import Passing, Way
 from gateways.server.protocols import BehindProxy, Connector, Protocols
@@ -275,13 +275,19 @@ def test_connection_of_a_listener_that_is_no_more() -> None:
         os.close(fd)
         other.call(lambda: passing.take(message))
         peer.wait_closed()
+        (said,) = channel.receive() or []
+        assert said.kind == LOST
+        assert b"does not listen there any more" in said.text
 
 
 def test_no_descriptor_is_left() -> None:
-    """The kernel closes what it cannot hand out."""
-    with Served(threads=2) as served, heir(served, "http") as (passing, _):
-        passing.take(Message(CONNECTION, text=b"{}"))
+    """The kernel closes what it cannot hand out; the master is told."""
+    with Served(threads=2) as served, heir(served, "http") as (passing, channel):
+        passing.take(Message(CONNECTION, text=b"{}", missing=1))
         assert served.open_connections() == 0
+        (said,) = channel.receive() or []
+        assert said.kind == LOST
+        assert b"no file descriptor left" in said.text
 
 
 def test_connection_that_was_reset_meanwhile() -> None:

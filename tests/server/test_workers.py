@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import resource
+import select
 import signal
 import socket
 import threading
@@ -13,7 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateways.server.channel import CANCEL, CONNECTION, FAILED, READY, STOP, Channel
+from gateways.server.channel import CANCEL, CONNECTION, FAILED, LEAVING, LOST, READY, STOP, Channel
 from gateways.server.policy import BusyThread
 from gateways.server.process import WorkerProcess
 from gateways.server.scoreboard import Board, Seat
@@ -306,12 +308,12 @@ def test_they_wait_for_somebody_who_is_ready(family: Family) -> None:
     worker = family.start_ready(give(2))
     family.retire(worker, "age", 1.0)
     family.await_end(worker)
-    assert len(family._homeless) == 2
+    assert len(family.homeless) == 2
     heir = family.start(take)
     assert heir.given == 0
     family.await_ready(heir)
     assert heir.given == 2
-    assert family._homeless == []
+    assert len(family.homeless) == 0
     assert sorted(hear_one(family, heir) for _ in range(2)) == ["0: from 0 end", "1: from 1 end"]
 
 
@@ -325,8 +327,71 @@ def test_a_worker_that_is_born_meanwhile_does_not_have_them_open(family: Family)
     before = hear_reason(family, family.start(count))
     family.retire(worker, "age", 1.0)
     family.await_end(worker)
-    assert len(family._homeless) == 3
+    assert len(family.homeless) == 3
     assert hear_reason(family, family.start(count)) == before
+
+
+def test_those_that_leave_wait_until_there_is_room() -> None:
+    """A leaving worker serves its own as long as the master holds as many as it may."""
+
+    def stop(channel: Channel, board: Board, slot: int) -> None:
+        channel.send(READY)
+        channel.receive()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            while channel.send(CONNECTION, text=b"{}", fds=[theirs.fileno()]):
+                pass
+            channel.receive()
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (80, hard))
+    try:
+        family = Family()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        worker = family.start_ready(stop)
+        assert family.events(worker) == select.POLLIN
+        family.retire(worker, "age", 1.0)
+        within(lambda: family.hear(worker) or family.homeless.full, "many come")
+        assert len(family.homeless) == 20
+        assert family.events(worker) == 0
+        heir = family.start_ready(stay)
+        assert not family.homeless.full, "somebody goes on with them"
+        assert family.events(worker) == select.POLLIN
+        assert family.events(heir) == select.POLLIN
+    finally:
+        family.end()
+
+
+def test_channels_of_those_that_have_no_room_are_waited_for(family: Family) -> None:
+    worker = family.start_ready(give(3))
+    family.retire(worker, "age", 1.0)
+    family.await_end(worker)
+    heir = family.start(stay)
+    assert family.events(heir) == select.POLLIN, "it is not ready"
+    heir.ready = True
+    assert family.events(heir) == select.POLLIN | select.POLLOUT
+    family.pass_on()
+    assert family.events(heir) == select.POLLIN
+    heir.channel.close()
+    assert family.events(heir) == 0
+
+
+def test_what_did_not_arrive_is_told(family: Family) -> None:
+    def lose(channel: Channel, board: Board, slot: int) -> None:
+        channel.send(READY)
+        for _ in range(3):
+            channel.send(LOST, text=b"it rained")
+        channel.send(LEAVING, text=b"it does not like it here")
+        channel.receive()
+
+    worker = family.start(lose)
+    within(lambda: family.hear(worker) or worker.leaving, "it says that it leaves")
+    assert worker.reason == "it does not like it here"
+    assert family.ready == 0
+    within(lambda: (family.homeless.wake() or 0) < time.monotonic(), "it is time to tell")
+    assert family.homeless.news() == ["kept connections of a worker that left were lost: 3 (it rained)"]
 
 
 # -- facts ------------------------------------------------------------------------------------------------------------

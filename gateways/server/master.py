@@ -176,6 +176,7 @@ class Master:
             boot_timeout=settings.timeouts.boot,
             graceful_timeout=self._graceful,
             generation=self._generation,
+            proving=self._reloading and self._proven != self._generation,
             rolling=settings.rolling,
             pool=settings.pool,
             min_workers=settings.min_workers,
@@ -464,7 +465,7 @@ class Master:
         if self._stopping_since is not None:
             return
         old = any(worker.generation != self._generation and worker.retiring_since is None for worker in self._workers)
-        if self._reloading and not old and (self._proven == self._generation or not self._workers):
+        if self._reloading and not old and self._proven == self._generation:
             self._reloading = False
             self._tally.reloads += 1
             self._log.info("reload: done")
@@ -517,7 +518,10 @@ class Master:
 
     def _reload_failed(self, reason: str) -> None:
         """Stay with the old workers; ``reason`` is in the log already."""
-        self._log.warning("reload: failed; the old code goes on serving")
+        if self._workers.ready:
+            self._log.warning("reload: failed; the old code goes on serving")
+        else:
+            self._log.warning("reload: failed; there is no worker of the old code that could go on")
         self._tally.reload_failures += 1
         if self._reloading:
             self._generation = max(

@@ -89,6 +89,8 @@ class Facts:
     graceful_timeout: float = 30.0
     generation: int = 0
     """Workers of every other generation are to be replaced."""
+    proving: bool = False
+    """No worker of this generation has been ready yet: one has to come, also where nobody waits for it."""
     rolling: bool = False
     """At most one process more than the pool's size, those that leave included."""
     pool: str = "static"
@@ -324,7 +326,7 @@ def _size(pool: _Pool, facts: Facts, clock: _Clock) -> int:
     """How many workers should serve."""
     if facts.pool == "static":
         return facts.wanted
-    least = 0
+    least = min(1, facts.wanted) if facts.proving else 0
     held = len(pool.due) if facts.size is None else facts.size
     if facts.pool == "ondemand":
         held = min(held, len(pool.serving) + pool.booting)  # whoever crashed is missed only when something waits
@@ -353,7 +355,7 @@ def _shrunk(pool: _Pool, size: int, least: int, facts: Facts, clock: _Clock) -> 
         return size
     there = len(pool.serving)
     if facts.pool == "ondemand":
-        return min(size, there - sum(clock.reached(moment) for moment in idle))
+        return max(least, min(size, there - sum(clock.reached(moment) for moment in idle)))
     fewer = min(size, there) - 1
     if fewer < least or facts.busy_gauge * there >= _SLACK * (there - 1):
         return size

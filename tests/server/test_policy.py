@@ -431,6 +431,13 @@ def ondemand(*workers: WorkerFacts, waiting: bool = False, size: int | None = No
         ),
         pytest.param(replace(ondemand(*FULL, size=2), generation=1), [("spawn", 2)], None, id="reload"),
         pytest.param(ondemand(idle(1, NOW), size=0), [], NOW + 10, id="came when it was no longer needed"),
+        pytest.param(replace(ondemand(size=0), generation=1, proving=True), [("spawn", 1)], None, id="new code"),
+        pytest.param(
+            replace(ondemand(idle(1, NOW - 10), size=1), generation=1, proving=True),
+            [("spawn", 1)],
+            None,
+            id="new code beside one that has been idle for long",
+        ),
     ],
 )
 def test_ondemand(given_facts: Facts, actions: list[tuple[str, int]], wake: float | None) -> None:
@@ -546,6 +553,7 @@ any_facts = st.builds(
     boot_timeout=st.floats(0.001, 500),
     graceful_timeout=spans,
     generation=st.integers(0, 1),
+    proving=st.booleans(),
     rolling=st.booleans(),
     pool=st.sampled_from(["static", "dynamic", "ondemand"]),
     min_workers=st.integers(0, 5),

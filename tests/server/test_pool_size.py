@@ -115,6 +115,20 @@ def test_ondemand_pool_that_cannot_boot_backs_off() -> None:
             assert peer.answer().status == 200
 
 
+def test_ondemand_pool_whose_workers_crash_backs_off() -> None:
+    """Those that wait to be accepted are served when its time is over, though nobody else connects."""
+    with (
+        served("--pool", "ondemand", "--workers", "1", first=0) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        server.touch("short-lived")
+        peers = hold(server, 8, stack)
+        server.await_log("in a row died soon after their start; next try in 0.5 s")
+        (server.directory / "short-lived").unlink()
+        server.touch("go")
+        assert peers[-1].answer().status == 200
+
+
 def test_one_more_and_one_less_by_signal() -> None:
     with served("--workers", "2") as server:
         for number, count in ((signal.SIGTTIN, 3), (signal.SIGTTOU, 2), (signal.SIGTTOU, 1), (signal.SIGTTOU, 1)):

@@ -254,10 +254,46 @@ def test_stop_during_a_reload() -> None:
 
 
 def test_ondemand_pool_without_workers() -> None:
-    with served("--pool", "ondemand", first=0) as server:
+    """One is started to see whether the new code is any good, and idles away as others do."""
+    with served("--pool", "ondemand", "--worker-idle", "300ms", first=0) as server:
         set_version(server, "two")
         server.reload()
-        assert server.workers() == []
+        assert len(server.workers()) == 1
+        wait_until(lambda: server.status()["workers"] == [], "it has left")
+        assert version(server) == "two"
+
+
+def test_broken_code_in_an_ondemand_pool_without_workers() -> None:
+    with served("--pool", "ondemand", "--workers", "2", "--worker-idle", "300ms", first=0) as server:
+        good = (server.directory / "steered_app.py").read_text()
+        write_code(server, "import no_such_module_at_all\n")
+        found = run_command("reload", "--control", server.control)
+        assert found.returncode == 1
+        assert "no_such_module_at_all" in found.stderr
+        assert "reload: failed; there is no worker of the old code that could go on" in server.text()
+        status = server.status()
+        assert status["workers"] == []
+        assert (status["reloads"], status["reload_failures"]) == (0, 1)
+        time.sleep(0.7)
+        assert server.text().count("reload: failed") == 1, "it is not tried again until somebody comes"
+        write_code(server, good)
+        set_version(server, "two")
+        server.reload()
+        assert version(server) == "two"
+
+
+def test_ondemand_worker_that_is_idle_while_the_new_code_boots() -> None:
+    """It stays until the new code is seen to be good."""
+    with served("--pool", "ondemand", "--worker-idle", "300ms", first=0) as server:
+        assert version(server) == "one"
+        server.touch("hang")
+        os.kill(server.pid, signal.SIGHUP)
+        server.await_log("starting workers of generation 2")
+        time.sleep(0.7)
+        assert server.status()["state"] == "reloading"
+        (server.directory / "hang").unlink()
+        set_version(server, "two")
+        reloaded(server)
         assert version(server) == "two"
 
 

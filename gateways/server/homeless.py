@@ -103,9 +103,9 @@ class Homeless:
             self._tell_at = self._clock() + _SUM
         self._lost[reason] += 1
 
-    def news(self) -> list[str]:
-        """Return what is to be told of those that were lost, once."""
-        if not self._lost or self._clock() < self._tell_at:
+    def news(self, *, at_once: bool = False) -> list[str]:
+        """Return what is to be told of those that were lost, once; a moment after the first, to have sums."""
+        if not self._lost or (self._clock() < self._tell_at and not at_once):
             return []
         found = [f"kept connections of a worker that left were lost: {n} ({why})" for why, n in self._lost.items()]
         self._lost.clear()

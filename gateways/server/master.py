@@ -232,7 +232,10 @@ class Master:
                 service.on_ready(fd, events)
         service.expire(time.monotonic())
         self._workers.pass_on()
-        for line in homeless.news():
+        self._tell_losses()
+
+    def _tell_losses(self, *, at_once: bool = False) -> None:
+        for line in self._workers.homeless.news(at_once=at_once):
             self._log.warning(line)
 
     # -- what the policy says -----------------------------------------------------------------------------------
@@ -390,6 +393,8 @@ class Master:
             generation=self._newest, started=self._started, reloads=self._tally.reloads,
             wanted=0 if self._wanted == self._settings.workers else self._wanted,
         )  # fmt: skip
+        self._workers.homeless.give_up("the master's program is replaced, and they cannot go along")
+        self._tell_losses(at_once=True)
         self._log.info("the program is replaced; its workers go on until there are new ones")
         try:
             service.upgrade.execute(handed, SIGNALS)
@@ -428,6 +433,7 @@ class Master:
             if why:
                 self._log.info(f"{why}: finishing what runs, at most {self._graceful:g} s")
             self._service.notifier.stopping()
+            self._tell_losses(at_once=True)
             self._service.reloaded("the server stops")
             self._service.upgrade.end_check()
             self._service.refuse()  # as the workers do: web servers are refused at once, and go elsewhere

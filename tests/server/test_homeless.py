@@ -149,6 +149,10 @@ def test_those_that_nobody_takes_are_closed_and_counted_once(estate: Estate) -> 
     assert (len(estate), estate.ended()) == (1, [0, 1])
     assert estate.news() == [], "there may be more"
     assert estate.wake() == 1000 + PATIENCE + 1
+    assert len(estate.news(at_once=True)) == 1
+    estate.lost("no worker could go on with them for 10 s")
+    estate.lost("no worker could go on with them for 10 s")
+    assert estate.wake() == 1000 + PATIENCE + 1
     estate.clock.now += 1
     (line,) = estate.news()
     assert line == "kept connections of a worker that left were lost: 2 (no worker could go on with them for 10 s)"

@@ -95,6 +95,22 @@ def test_stop_while_they_wait() -> None:
         assert lost(server) == 0
 
 
+def test_program_that_is_replaced_while_they_wait() -> None:
+    with served("--backlog", "1000") as server, kept(server) as peers:
+        server.reload()
+        with server.begin("/wait") as busy:
+            os.kill(server.pid, signal.SIGUSR2)
+            server.await_log("the program is replaced")
+            assert lost(server) > 0
+            wait_until(lambda: closed(peers) == lost(server), "they are closed")
+            server.touch("go")
+            assert busy.answer().status == 200
+        wait_until(lambda: server.status()["reloads"] == 2, "the new program serves")
+        for peer in peers:
+            assert peer.is_closed() or peer.keep_get().status == 200
+        assert closed(peers) == lost(server)
+
+
 # -- no descriptor left -----------------------------------------------------------------------------------------------
 
 

@@ -209,7 +209,9 @@ class Master:
             poll.register(fd, events)
         nobody = all(worker.retiring_since is not None for worker in self._workers)
         if nobody and self._settings.pool == "ondemand" and self._stopping_since is None:
-            homeless.give_up("no worker is left")  # of themselves they would never bring one
+            if len(homeless):  # of themselves they would never bring a worker
+                self._log.info(f"idle connections of the last workers are closed: {len(homeless)}")
+                homeless.close()
             if now < self._failures.until:  # a connection would wake us at once
                 moments.append(self._failures.until)
             else:

@@ -415,15 +415,23 @@ class Connection:
         self._shutdown(socket.SHUT_RD)
 
     def expire(self) -> None:
-        """Answer 408 where a head has begun to come; else close: an idle connection, or one that lingered too long."""
+        """Answer where a head has begun to come; else close: an idle connection, or one that lingered too long."""
         error_stream = self.codec.error_stream
         if self.in_head and self.lingering < 0 and error_stream and self.codec.buffered:
-            seconds = self.pool.timeouts.head
-            self.answer_failure(
-                RemoteProtocolError(self.codec.protocol, f"no whole request head came in {seconds:g} s", 408)
-            )
+            self.answer_failure(self.no_head())
         else:
             self.break_off()
+
+    def no_head(self) -> RemoteProtocolError:
+        """Return why a request is refused whose head is not whole."""
+        pool = self.pool
+        if pool.stopping and pool.clock() < self.deadline:
+            return RemoteProtocolError(
+                self.codec.protocol, "the worker leaves, and no whole request head has come", 503
+            )
+        return RemoteProtocolError(
+            self.codec.protocol, f"no whole request head came in {pool.timeouts.head:g} s", 408
+        )  # fmt: skip
 
     def untouched(self) -> bool:
         """It waits for a request, without a byte yet: another process could go on with it."""

@@ -275,10 +275,9 @@ class MultiplexConnection(Connection):
         return not self.exchanges and super().idle(fresh)
 
     def expire(self) -> None:
-        """Answer 408 where a head has begun to come; requests that are served are finished before the close."""
+        """Answer where a head has begun to come; requests that are served are finished before the close."""
         if self.in_head and self.lingering < 0 and self.codec.error_stream:
-            seconds = self.pool.timeouts.head
-            self.fail(RemoteProtocolError(self.codec.protocol, f"no whole request head came in {seconds:g} s", 408))
+            self.fail(self.no_head())
         self.break_off()
 
     def break_off(self) -> None:

@@ -33,6 +33,7 @@ _NEVER: Final = float("inf")
 _BUSY_EVERY: Final = 1.0  # seconds between looks at deadlines while requests are being served
 _STOP_EVERY: Final = 0.02  # seconds between looks at whether a stopping worker is done
 _FRESH_GRACE: Final = 1.0  # seconds for connections accepted just before the stop to send their request
+_TO_ANSWER: Final = 1.0  # seconds before the graceful timeout at which requests whose heads are not whole are refused
 
 
 class Task(Protocol):
@@ -183,8 +184,11 @@ class Pool:
 
     def stop(self, heirs: Heirs | None = None) -> None:
         """Take no new connection, close the idle ones or leave them to ``heirs``, and let ``run`` return in the end."""
-        if not self.stopping:
-            self._fresh_until = self.clock() + _FRESH_GRACE
+        grace = _FRESH_GRACE
+        if heirs is not None:  # the server goes on, so a request that has begun to come is waited for as one that runs
+            graceful = self.timeouts.graceful
+            grace = max(graceful - _TO_ANSWER, graceful / 2)
+        self._fresh_until = min(self._fresh_until, self.clock() + grace)
         self.heirs = heirs
         self.stopping = True
         self.sweep_by(0.0)

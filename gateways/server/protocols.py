@@ -215,8 +215,8 @@ class ProxyConnection(FirstBytes):
     def expire(self) -> None:
         """Say what was missing where a header had begun."""
         if self.first and self.lingering < 0:
-            seconds = f"{self.pool.timeouts.head:g} s"
-            self.pool.log.refused("proxy", self.peer_name(), f"no whole PROXY header came in {seconds}")
+            reason = self.no_head().message.replace("request head", "PROXY header")
+            self.pool.log.refused("proxy", self.peer_name(), reason)
         super().expire()
 
 

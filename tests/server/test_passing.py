@@ -6,8 +6,10 @@ import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -20,7 +22,7 @@ from gateways.server.passing import Passing, Way
 from gateways.server.protocols import BehindProxy, Connector, Protocols
 from gateways.values import network
 from tests.server.peers import SECONDS, Peer, head_of, request
-from tests.server.pools import Gate, Served, reply, within
+from tests.server.pools import TIMEOUTS, Gate, Served, reply, within
 
 KEPT = pytest.mark.parametrize("protocol", ["fastcgi", "http"])
 EVERY = pytest.mark.parametrize("protocol", ["fastcgi", "scgi", "uwsgi", "http"])
@@ -136,6 +138,49 @@ def test_head_that_is_not_whole_is_waited_for(protocol: str) -> None:
             peer.send(whole[3:])
             assert peer.answer().body == b"hello"
             assert heirs.given == []
+            ended(served)
+
+
+@KEPT
+@THREADS
+def test_head_that_has_begun_on_a_kept_connection_has_time(protocol: str, threads: int) -> None:
+    """As a request that runs has: others serve, so nothing is in a hurry."""
+    whole = request(protocol)
+    with Served(protocol=protocol, threads=threads) as served, served.connect() as peer:
+        assert peer.keep_get().body == b"hello"
+        peer.send(whole[:20])
+        within(lambda: any(each.codec.buffered for each in served.pool.connections.values()), "it has begun")
+        with leaving(served) as heirs:
+            time.sleep(1.3)
+            peer.send(whole[20:])
+            assert peer.answer().body == b"hello"
+            assert heirs.given == []
+            ended(served)
+
+
+@KEPT
+@pytest.mark.parametrize("others", [False, True])
+def test_head_that_does_not_come_whole_before_the_worker_leaves(protocol: str, others: bool) -> None:
+    """The answer is that of a server that is about to be there again, and the log has the reason."""
+    timeouts = replace(TIMEOUTS, graceful=0.6)
+    with (
+        Served(protocol=protocol, threads=2, timeouts=timeouts) as served,
+        served.connect() as peer,
+        ExitStack() as stack,
+    ):
+        assert peer.keep_get().body == b"hello"
+        peer.send(request(protocol)[:20])
+        within(lambda: any(each.codec.buffered for each in served.pool.connections.values()), "it has begun")
+        if others:
+            stack.enter_context(leaving(served))
+        else:
+            served.stop()
+        answer = peer.next_answer()[1] if protocol == "fastcgi" else peer.answer()
+        assert answer.status == 503
+        assert b"Retry-After: 1" in answer.head
+        assert protocol != "http" or b"Connection: close" in answer.head
+        served.log.only("the worker leaves, and no whole request head has come")
+        if others:
             ended(served)
 
 

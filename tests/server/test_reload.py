@@ -156,6 +156,22 @@ def test_request_that_is_half_there() -> None:
         wait_until(lambda: gone(old), "the old one has gone")
 
 
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_head_that_is_half_there(threads: str) -> None:
+    """The old worker waits for the rest of it, on a kept connection too, and serves it."""
+    with served("--threads", threads) as server, server.peer() as peer:
+        (old,) = server.workers()
+        whole = request("http")
+        assert peer.keep_get().status == 200
+        peer.send(whole[:20])
+        server.reload()
+        time.sleep(1.3)
+        peer.send(whole[20:])
+        assert peer.answer().body == b"pid %d" % old
+        wait_until(lambda: gone(old), "the old one has gone")
+        assert "refused" not in server.text()
+
+
 # -- code that is no good ---------------------------------------------------------------------------------------------
 
 BROKEN = {

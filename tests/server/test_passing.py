@@ -9,7 +9,6 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 
 import pytest
 
@@ -162,7 +161,7 @@ def test_head_that_has_begun_on_a_kept_connection_has_time(protocol: str, thread
 @pytest.mark.parametrize("others", [False, True])
 def test_head_that_does_not_come_whole_before_the_worker_leaves(protocol: str, others: bool) -> None:
     """The answer is that of a server that is about to be there again, and the log has the reason."""
-    timeouts = replace(TIMEOUTS, graceful=0.6)
+    timeouts = TIMEOUTS._replace(graceful=0.6)
     with (
         Served(protocol=protocol, threads=2, timeouts=timeouts) as served,
         served.connect() as peer,

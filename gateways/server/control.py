@@ -72,6 +72,15 @@ def peer_uid(sock: socket.socket) -> int | None:
     return uid
 
 
+def end(sock: socket.socket) -> None:
+    """Close a handed-over control socket that is wanted no more, and remove its path."""
+    path = sock.getsockname()
+    sock.close()
+    with contextlib.suppress(OSError):  # it has gone, or its directory has
+        if isinstance(path, str) and stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)
+
+
 class ControlServer(Desk):
     """The control socket at ``path``, for the master's poll loop (see Desk).
 
@@ -126,14 +135,21 @@ class ControlServer(Desk):
         return bind(Address("unix", path=self.path), backlog=_BACKLOG, mode=_MODE, owner="")
 
     def _adopt(self, sock: socket.socket) -> socket.socket:
-        """Take over a listening socket, and its path as if we had made it; without the path nobody can come."""
+        """Take over a listening socket, and its path as if we had made it; without the path nobody can come.
+
+        One at another path goes when there is one here. Raises ConfigError, and then it is as it was.
+        """
         try:
             there = sock.getsockname() == self.path and stat.S_ISSOCK(os.lstat(self.path).st_mode)
         except OSError:
             there = False
         if not there:
+            elsewhere = sock.getsockname() != self.path
+            listener = self._bind()
+            if elsewhere:
+                end(sock)
             sock.close()
-            return self._bind()
+            return listener
         listener = UnixListener(fileno=sock.detach())
         listener.path = self.path
         listener.created = identity(self.path)

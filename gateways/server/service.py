@@ -115,24 +115,37 @@ class Service:
         settings = self.settings
         others = handed.others if handed is not None else {}
         self._watcher = others.get("watcher", 0)
-        path = settings.control
-        if path != "off":
-            sock = socket.socket(fileno=others["control"]) if "control" in others else None
-            try:
-                where = path or control_socket.default_path(os.getpid(), runtime)
-                waiting = [socket.socket(fileno=fd) for fd in handed.asking] if handed is not None else []
-                self.control = control_socket.ControlServer(where, handler, sock=sock, waiting=waiting, log=self.log)
-            except ConfigError as error:
-                if path:
-                    self._forgive(error, handed)
-                else:
-                    self.log.warning(f"no control socket: {error}")
+        handed_control = socket.socket(fileno=others["control"]) if "control" in others else None
+        if settings.control != "off":
+            waiting = [socket.socket(fileno=fd) for fd in handed.asking] if handed is not None else []
+            self._attend_control(handler, handed, runtime, handed_control, waiting)
+        elif handed_control is not None:
+            control_socket.end(handed_control)
         if settings.metrics is not None:
             self._metrics_address = str(settings.metrics)
             self._metrics_socket = self._listen(_METRICS, settings.metrics, _METRICS_BACKLOG, handed)
         self._keep_or_close()
         if self._metrics_socket is not None:
             self.metrics = MetricsServer(self._metrics_socket, handler, log=self.log)
+
+    def _attend_control(
+        self, handler: control_socket.Handler, handed: Handed | None, runtime: str | None, sock: socket.socket | None,
+        waiting: list[socket.socket],
+    ) -> None:  # fmt: skip
+        """Open the control socket; where that fails, the one that was handed over stays."""
+        path = self.settings.control
+        try:
+            path = path or control_socket.default_path(os.getpid(), runtime)
+            self.control = control_socket.ControlServer(path, handler, sock=sock, waiting=waiting, log=self.log)
+        except ConfigError as error:
+            if self.settings.control:
+                self._forgive(error, handed)
+            else:
+                self.log.warning(f"no control socket: {error}")
+            if sock is not None:
+                old = sock.getsockname()
+                self.log.warning(f"the control socket stays at {old}")
+                self.control = control_socket.ControlServer(old, handler, sock=sock, waiting=waiting, log=self.log)
 
     def _keep_or_close(self) -> None:
         """See to what nobody has taken over: it ends, unless what is to be in its place could not be opened."""

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from gateways.client.control import call
 from tests.server.peers import Peer, request
 from tests.server.processes import SOURCE, App, children, descriptors, gone, needs_proc, run_command, served
-from tests.servers import free_port, open_directory, unprivileged, wait_until
+from tests.servers import free_port, open_directory, running, unprivileged, wait_until
 
 pytestmark = needs_proc
 
@@ -186,6 +187,32 @@ def test_listeners_that_come_and_go() -> None:
             assert "/no/such/directory" in server.text()
             with Peer(paths[1]) as peer:
                 assert peer.get().status == 200
+
+
+def test_a_control_socket_that_moves() -> None:
+    """It is where the new settings have it; where that cannot be, it stays; and it goes where none is wanted."""
+    with open_directory() as directory:
+        shutil.copy(SOURCE, directory)
+        config, http = directory / "gateways.toml", directory / "s"
+        first, second = directory / "control", directory / "another"
+        config.write_text(f"http = '{http}'\ncontrol = '{first}'\n")
+        server = App(
+            directory, "steered_app:app", "--config", str(config), protocols=(), python_path=directory,
+            env={"STEER": str(directory)},
+        )  # fmt: skip
+        with running(server):
+            for round_, (written, control) in enumerate(
+                [(second, second), ("/no/such/directory/control", second), ("off", None)], 1
+            ):
+                config.write_text(f"http = '{http}'\ncontrol = '{written}'\n")
+                os.kill(server.pid, signal.SIGUSR2)
+                server.await_log("reload: done", round_)
+                assert not first.exists()
+                assert second.exists() == (control is not None)
+                if control is not None:
+                    (answer,) = call(str(control), "status", 10.0)
+                    assert answer["status"]["pid"] == server.pid
+            assert f"the control socket stays at {second}" in server.text()
 
 
 def answers(address: str | tuple[str, int]) -> bool:

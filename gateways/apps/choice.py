@@ -102,9 +102,9 @@ class Chooser:
     def redirect(self, params: Mapping[str, str], choice: Choice, location: str) -> dict[str, str]:
         """Return the parameters, for ``choose``, of what a local redirect asks for (RFC 3875 section 6.2.2).
 
-        ``location`` is a script's ``/path?query``, ``choice`` the program that has said it and ``params`` what it was
-        chosen by, now or before ``to_environ``. The method is GET, or HEAD where it was that; there is no body. Raises ScriptRefused where the path
-        is outside of the root's.
+        ``location`` is a script's ``/path?query``, ``choice`` the program that has said it, and ``params`` what it was
+        chosen by, now or before ``to_environ``. The method is GET, or HEAD where it was that; there is no body. Raises
+        ScriptRefused where the path is outside of the root's.
         """
         target = location.partition("#")[0]
         written, _, query = target.partition("?")

@@ -15,7 +15,7 @@ __all__ = ["PATH", "meta_variables"]
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NAME: Final = re.compile(r"[A-Z_][A-Z0-9_]*")
-"""What every shell can name. Lower case is nobody's meta-variable, and ``http_proxy`` and its like are read by programs."""
+"""What every shell can name. In lower case there is no meta-variable, but ``http_proxy``, which programs obey."""
 _MADE_HERE: Final = frozenset(
     (
         "CONTENT_LENGTH", "CONTENT_TYPE", "GATEWAY_INTERFACE", "HTTPS", "PATH_INFO", "PATH_TRANSLATED",

@@ -43,6 +43,27 @@ class Exchange(Protocol):
         Raises PeerClosed; and LocalProtocolError where the file has become shorter.
         """
 
+    def fileno(self) -> int:
+        """Return the connection's descriptor, for poll() alone."""
+
+    def watch(self, more: bool) -> tuple[int, float]:
+        """What an application that waits for something else has to poll() for beside it, so that it can ``hear``.
+
+        Returns the events for ``fileno``, and the seconds after which it is to ``hear`` without any. ``more``: bytes of
+        the body are wanted too. Only the thread that serves the request may call this and the next.
+        """
+
+    def hear(self, events: int) -> bool:
+        """Take what poll() has reported, without waiting; returns whether the peer has gone, or wants no answer.
+
+        Bytes that came for the body are in it then, as is its end. Where requests have a connection of their own, a
+        peer that has only closed its sending side is still there (nc -N), but for HTTP and uwsgi over TCP, where that
+        cannot be told from a client that has gone. FastCGI has no such half.
+        """
+
+    def step_aside(self) -> None:
+        """Have another thread serve what comes, since this one is going to wait. It does not wait itself."""
+
     def abandon(self) -> None:
         """Give the response up after its head: make the peer see that it was cut, not ended."""
 

@@ -159,6 +159,22 @@ class Exchange:
             offset += len(data)
             count -= len(data)
 
+    def fileno(self) -> int:
+        """Return the connection's descriptor, for poll() alone."""
+        return self.connection.fd
+
+    def watch(self, more: bool) -> tuple[int, float]:
+        """Return what to poll() for, and how long at most; ``more``: bytes of the body are wanted too."""
+        return self.connection.watch(self, more)
+
+    def hear(self, events: int) -> bool:
+        """Take what poll() has reported; returns whether the peer has gone, or wants no answer."""
+        return self.connection.hear(self, events)
+
+    def step_aside(self) -> None:
+        """Have another thread serve what comes, since this one is going to wait."""
+        self.connection.pool.step_aside()
+
     def abandon(self) -> None:
         """Give the response up after its head, unless it is another thread's by now."""
         if self.replaced:

@@ -128,7 +128,9 @@ class Launcher:
 
     def close(self) -> None:
         """Give the descriptor back."""
-        os.close(self._null)
+        null, self._null = self._null, -1
+        if null >= 0:
+            os.close(null)
 
     def start(
         self, argv: Sequence[str], env: Mapping[str, str], directory: str, identity: Identity | None, *, stdin: bool

@@ -1,0 +1,78 @@
+"""What scripts leave behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from tests.apps.scripts import HEAD, Root, alive, answering, pid_in
+from tests.server.pools import within
+
+
+def test_what_holds_the_standard_output_of_a_script_that_has_ended_is_killed(root: Root, note: Path) -> None:
+    root.sh("forks", *HEAD, "echo all", f"sh -c 'echo $$ >{note}; exec sleep 60' &")
+    with answering(root) as (served, _):
+        start = time.monotonic()
+        with served.connect() as peer:
+            assert peer.get("/forks").body == b"all\n"
+        assert time.monotonic() - start < 5
+        within(lambda: not alive(pid_in(note)), "what was left is gone")
+        assert "holds its standard output" in served.log.lines[-1]
+
+
+def test_so_it_is_where_the_answer_was_whole_before(root: Root, note: Path) -> None:
+    root.sh("counts", "echo Content-Length: 4", "echo", f"sh -c 'echo $$ >{note}; exec sleep 60' &", "echo all")
+    with answering(root) as (served, _):
+        with served.connect() as peer:
+            assert peer.get("/counts").body == b"all\n"
+        within(lambda: not alive(pid_in(note)), "what was left is gone")
+
+
+def test_a_daemon_that_lets_go_of_its_descriptors_lives_on(root: Root, note: Path) -> None:
+    root.sh("starts", *HEAD, f"setsid sh -c 'echo $$ >{note}; exec sleep 60' </dev/null >/dev/null 2>&1 &", "echo ok")
+    with answering(root) as (served, app):
+        with served.connect() as peer:
+            assert peer.get("/starts").body == b"ok\n"
+        pid = pid_in(note)
+        within(lambda: not app.turns.taken, "the script has ended")
+    assert alive(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_script_that_closes_its_standard_output_may_go_on(root: Root, note: Path) -> None:
+    root.sh("on", *HEAD, "echo ok", "exec >&- 2>&-", "sleep 0.8", f"echo done >{note}")
+    with answering(root) as (served, app):
+        with served.connect() as peer:
+            assert peer.get("/on").body == b"ok\n"
+        assert note.read_text() == ""
+        assert app.turns.taken == 1
+        within(note.read_text, "it has gone on")
+
+
+def test_nothing_is_left_when_the_worker_ends(root: Root, note: Path) -> None:
+    root.sh("stays", *HEAD, "echo ok", f"echo $$ >{note}", "exec >&- 2>&-", "exec sleep 60")
+    with answering(root) as (served, app):
+        with served.connect() as peer:
+            assert peer.get("/stays").body == b"ok\n"
+        pid = pid_in(note)
+        app.close()
+        assert not alive(pid)
+
+
+def test_no_descriptor_of_the_server_gets_into_a_script(root: Root) -> None:
+    root.sh("fds", *HEAD, "ls -l /proc/$$/fd")
+    leak, other = os.pipe()
+    os.set_inheritable(leak, True)
+    try:
+        with answering(root) as (served, _), served.connect() as peer:
+            lines = peer.get("/fds").body.decode().splitlines()
+    finally:
+        os.close(leak)
+        os.close(other)
+    numbers = {line.split(" -> ")[0].split()[-1]: line.split(" -> ")[1] for line in lines if " -> " in line}
+    assert {"0", "1", "2"} <= set(numbers)
+    script = [target for number, target in numbers.items() if number not in ("0", "1", "2")]
+    assert script in ([], [str(root.directory / "fds")]), "the shell's own"
+    assert numbers["0"] == "/dev/null"

@@ -58,7 +58,7 @@ def test_nothing_is_left_when_the_worker_ends(root: Root, note: Path) -> None:
             assert peer.get("/stays").body == b"ok\n"
         pid = pid_in(note)
         app.close()
-        assert not alive(pid)
+        within(lambda: not alive(pid), "it is killed")
 
 
 def test_no_descriptor_of_the_server_gets_into_a_script(root: Root) -> None:

@@ -1,9 +1,9 @@
 """One script as a process: started in a session of its own, signalled as a group, reaped by its own pid.
 
-No Python runs between fork and exec, since other threads hold locks at that moment: subprocess takes vfork() where no
-user is changed. Limits are set by a shell that then becomes the script, so that they are there before its first
-instruction. The group is signalled only while the script itself is not reaped: until then no other group can have its
-number.
+No Python runs between fork and exec, since other threads hold locks at that moment. Where the C library can do it all,
+posix_spawn() does, else subprocess, which takes fork() where the user is changed. Limits are set by a shell that then
+becomes the script, so that they are there before its first instruction. The group is signalled only while the script
+itself is not reaped: until then no other group can have its number.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ import os
 import resource
 import select
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from gateways.apps.spawning import make_spawner
 from gateways.limits import ScriptLimits
 
 __all__ = ["Identity", "Launcher", "Process"]
 
 SHELL: Final = "/bin/sh"
+ENCODING: Final = sys.getfilesystemencoding()
 _CPU_GRACE: Final = 1  # seconds between SIGXCPU and SIGKILL
-_BLOCK: Final = 65_536
 _LONGEST_PAUSE: Final = 0.01
 
 
@@ -41,10 +43,9 @@ class Identity:
 class Process:
     """A script that runs. ``stdin`` is -1 where it has none, or that was closed; ``stdout`` and ``stderr`` likewise."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], stdin: int, stdout: int, stderr: int) -> None:
-        self._popen = popen
+    def __init__(self, pid: int, stdin: int, stdout: int, stderr: int) -> None:
         self._reaping = threading.Lock()
-        self.pid = popen.pid
+        self.pid = pid
         self.stdin = stdin
         self.stdout = stdout
         self.stderr = stderr
@@ -81,7 +82,7 @@ class Process:
             return True
         try:
             return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-        except ChildProcessError:  # somebody else has: subprocess makes 0 of it
+        except ChildProcessError:  # somebody else has reaped it
             return True
 
     def await_exit(self, seconds: float) -> bool:
@@ -109,7 +110,10 @@ class Process:
         """Take the exit status of a script that has ended."""
         with self._reaping:
             if self.code is None:
-                self.code = self._popen.wait()
+                try:
+                    self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+                except ChildProcessError:
+                    self.code = 0
         return self.code
 
     def signal(self, number: int) -> None:
@@ -124,6 +128,7 @@ class Launcher:
 
     def __init__(self, limits: ScriptLimits) -> None:
         self._shell = shell_of(limits)
+        self._spawner = make_spawner()
         self._null = os.open(os.devnull, os.O_RDONLY)
 
     def close(self) -> None:
@@ -144,14 +149,14 @@ class Launcher:
                 os.set_blocking(ours, False)
             stdout, stdout_in = pipe(opened)
             stderr, stderr_in = pipe(opened)
-            popen = subprocess.Popen(  # noqa: S603  (what the operator has put there)
-                [*self._shell, *argv],
-                stdin=theirs, stdout=stdout_in, stderr=stderr_in, cwd=directory, env=env, bufsize=0,
-                start_new_session=True,
-                user=None if identity is None else identity.uid,
-                group=None if identity is None else identity.gid,
-                extra_groups=None if identity is None else identity.groups,
-            )  # fmt: skip
+            whole = [*self._shell, *argv]
+            if self._spawner is not None and identity is None and "/" in whole[0] and min(theirs, *opened) > 2:
+                texts = [os.fsencode(text) for text in whole]
+                pid = self._spawner.spawn(
+                    texts, environment(env), os.fsencode(directory), theirs, stdout_in, stderr_in
+                )  # fmt: skip
+            else:
+                pid = start_by_subprocess(whole, env, directory, identity, theirs, stdout_in, stderr_in)
         except BaseException:
             for fd in opened:
                 os.close(fd)
@@ -160,7 +165,31 @@ class Launcher:
             os.close(theirs)
         os.close(stdout_in)
         os.close(stderr_in)
-        return Process(popen, ours, stdout, stderr)
+        return Process(pid, ours, stdout, stderr)
+
+
+def environment(env: Mapping[str, str]) -> list[bytes]:
+    """Return it as the system has it, as os.fsencode would; raises ValueError for a NUL."""
+    texts = "\0".join([f"{name}={value}" for name, value in env.items()])
+    found = texts.encode(ENCODING, "surrogateescape").split(b"\0") if env else []
+    if len(found) != len(env):
+        raise ValueError("embedded null byte")
+    return found
+
+
+def start_by_subprocess(
+    argv: Sequence[str], env: Mapping[str, str], directory: str, identity: Identity | None, stdin: int, stdout: int,
+    stderr: int,
+) -> int:  # fmt: skip
+    """Start a script as another user, or where the C library cannot do it alone; returns its process."""
+    popen = subprocess.Popen(  # noqa: S603  (what the operator has put there)
+        argv, stdin=stdin, stdout=stdout, stderr=stderr, cwd=directory, env=env, bufsize=0, start_new_session=True,
+        user=None if identity is None else identity.uid,
+        group=None if identity is None else identity.gid,
+        extra_groups=None if identity is None else identity.groups,
+    )  # fmt: skip
+    popen.returncode = 0  # it is not subprocess that reaps it
+    return popen.pid
 
 
 def pipe(opened: list[int]) -> tuple[int, int]:

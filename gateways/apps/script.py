@@ -12,6 +12,7 @@ import re
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
@@ -33,6 +34,8 @@ __all__ = ["ScriptApp"]
 REDIRECTS: Final = 10
 _EXIT: Final = 0.25
 """Seconds that a script which has closed its standard output is expected to take for its end."""
+_LAST_GRACE: Final = 0.5
+"""Seconds between SIGTERM and SIGKILL where the worker itself has to end."""
 _SHORT: Final = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
 _ID: Final = re.compile(r"[!-~]{1,64}")
 
@@ -77,6 +80,19 @@ class ScriptApp:
         self._running: dict[int, Process] = {}
         self._serial = itertools.count(1)
         self._mutex = threading.Lock()
+
+    def end_in(self, seconds: float) -> None:
+        """The worker leaves: what runs in so many seconds still is ended, since it would live on when that is killed."""
+        timer = threading.Timer(seconds, self._end)
+        timer.daemon = True
+        timer.start()
+
+    def _end(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for process in list(self._running.values()):
+                process.signal(number)
+            if number == signal.SIGTERM:
+                time.sleep(_LAST_GRACE)
 
     def close(self) -> None:
         """Kill every script that still runs: the worker ends."""

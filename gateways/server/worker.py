@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LEAVE", "Place", "run_worker"]
 
+_BEFORE: Final = 1.5
+"""Seconds before the master kills a worker that has not left, in which scripts are ended that still run."""
 LEAVE: Final = (signal.SIGTERM, signal.SIGQUIT)
 """What asks a worker itself to leave. Any other signal that has a handler is the application's own."""
 
@@ -69,7 +71,8 @@ def run_worker(settings: Settings, place: Place, log: ErrorLog) -> None:
     """Serve until told to stop; raises WorkerBootError, ConfigError."""
     if settings.scripts is not None:
         with contextlib.closing(script_app(settings.scripts, settings.mount, log)) as scripts:
-            serve_app(scripts, settings, place, log)
+            left = max(0.0, settings.timeouts.graceful - _BEFORE)
+            serve_app(scripts, settings, place, log, leaving=lambda: scripts.end_in(left))
         return
     application = place.application
     if application is None:
@@ -94,8 +97,10 @@ def script_app(scripts: Scripts, mount: str | None, log: ErrorLog) -> ScriptApp:
     return ScriptApp(chooser, log, limits=scripts.limits, passed=scripts.passed, user=scripts.script_user)
 
 
-def serve_app(app: App, settings: Settings, place: Place, log: ErrorLog) -> None:
-    """Serve one App until told to stop."""
+def serve_app(
+    app: App, settings: Settings, place: Place, log: ErrorLog, leaving: Callable[[], None] | None = None
+) -> None:
+    """Serve one App until told to stop; ``leaving`` is called then."""
     if settings.secret:
         app = SecretApp(app, settings.secret, log)
     observed = ObservedApp(app, place.board, place.slot, place.access_log)
@@ -107,7 +112,7 @@ def serve_app(app: App, settings: Settings, place: Place, log: ErrorLog) -> None
     listeners = [Listener(pool, way.sock, way.protocol, way.connector, place.admission) for way in ways]
     channel = Channel(place.control)
     passing = Passing(pool, channel, ways)
-    stop = _Stop(pool, listeners, passing)
+    stop = _Stop(pool, listeners, passing, leaving)
     pool.watch(place.wakeup, _Signals(stop, place.wakeup, channel))
     orders = _Orders(channel, place.log_fds, stop, passing)
     if settings.request_timeout:
@@ -224,13 +229,19 @@ class _Relay:
 class _Stop:
     """What the master's order, its end, and some signals of a worker mean: finish what runs, and leave."""
 
-    def __init__(self, pool: Pool, listeners: list[Listener], passing: Passing) -> None:
+    def __init__(
+        self, pool: Pool, listeners: list[Listener], passing: Passing, leaving: Callable[[], None] | None
+    ) -> None:
         self._pool = pool
         self._listeners = listeners
         self._passing = passing
+        self._leaving = leaving
 
     def leave(self, *, others: bool) -> None:
         """Take the last connections that wait, then no more; others, if there are any, go on with the kept ones."""
+        leaving, self._leaving = self._leaving, None
+        if leaving is not None:
+            leaving()
         self._pool.stop(self._passing if others else None)
         listeners, self._listeners = self._listeners, []
         for listener in listeners:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
-from tests.apps.scripts import HEAD, Root, alive, answering, pid_in
+from tests.apps.scripts import HEAD, USER, Root, alive, answering, pid_in
+from tests.server.peers import Peer, request
 from tests.server.pools import within
+from tests.servers import LOOPBACK, Server, free_port, running
 
 
 def test_what_holds_the_standard_output_of_a_script_that_has_ended_is_killed(root: Root, note: Path) -> None:
@@ -76,3 +79,26 @@ def test_no_descriptor_of_the_server_gets_into_a_script(root: Root) -> None:
     script = [target for number, target in numbers.items() if number not in ("0", "1", "2")]
     assert script in ([], [str(root.directory / "fds")]), "the shell's own"
     assert numbers["0"] == "/dev/null"
+
+
+def test_nothing_outlives_a_worker_that_has_to_leave(root: Root, note: Path) -> None:
+    root.sh("last", "trap '' TERM", f"echo $$ >{note}", "while :; do sleep 0.1; done")
+    with answering(root) as (served, app), served.connect() as peer:
+        peer.send(request("http", "/last"))
+        pid = pid_in(note)
+        app.end_in(0.1)
+        assert peer.answer().status == 502
+        within(lambda: not alive(pid), "it is killed")
+
+
+def test_nor_does_anything_outlive_a_server(root: Root, note: Path, tmp_path: Path) -> None:
+    root.sh("last", "trap '' TERM", f"echo $$ >{note}", "while :; do sleep 0.1; done")
+    port = free_port()
+    argv = [sys.executable, "-m", "gateways", "scripts", "--root", str(root.directory), "--http", f"{LOOPBACK}:{port}"]
+    argv += ["--graceful-timeout", "2", "--control", "off"]
+    argv += ["--script-user", USER] if USER else []
+    with running(Server(tmp_path, argv, [port])) as server, Peer((LOOPBACK, port)) as peer:
+        peer.send(request("http", "/last"))
+        pid = pid_in(note)
+        assert server.stop() == 0
+        assert not alive(pid), server.text()

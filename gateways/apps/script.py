@@ -82,7 +82,7 @@ class ScriptApp:
         self._mutex = threading.Lock()
 
     def end_in(self, seconds: float) -> None:
-        """The worker leaves: what runs in so many seconds still is ended, since it would live on when that is killed."""
+        """The worker leaves: what still runs in so many seconds is ended: it would live on after a kill."""
         timer = threading.Timer(seconds, self._end)
         timer.daemon = True
         timer.start()

@@ -1,8 +1,8 @@
 """Moves bytes between one script and one request, both ways at the same time, in the thread that serves the request.
 
 The body goes to the script's standard input as it comes and as the script takes it; what the script writes goes to the
-caller as it is written. No more than one block of either is held. A peer that goes away is noticed while the script is
-silent. What the bytes mean is not known here.
+caller as it is written once the script has all of the body. No more is held than one block of the body, and HOLD bytes
+of output. A peer that goes away is noticed while the script is silent. What the bytes mean is not known here.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from gateways.limits import ScriptLimits
 __all__ = ["Failed", "Pump"]
 
 BLOCK: Final = 65_536
+HOLD: Final = 262_144
+"""Bytes of output that wait for the end of the body. nginx sends nothing more of a request once it has passed on the
+head of the answer (ngx_http_upstream.c: header_sent, preserve_output): a script that reads on would wait for ever."""
 LOOK: Final = 0.25
 """Seconds between two looks at whether the script has ended."""
 _BLOCKS: Final = 64
@@ -67,6 +70,8 @@ class Pump:
     _blocked: bool = False
     """The script's standard input is full."""
     _received: int = 0
+    _held: bytes = b""
+    """Of the output."""
 
     def __init__(
         self, exchange: Exchange, process: Process, sink: Sink, limits: ScriptLimits,
@@ -98,6 +103,10 @@ class Pump:
         next_look = self._clock() + LOOK
         while True:
             self._feed()
+            if self._held and process.stdin < 0:
+                self._pass_on(b"")
+                if self._sink.ended:
+                    return
             events, seconds = exchange.watch(self._wants_body())
             if events != watched:
                 poll.register(connection, events)
@@ -136,6 +145,7 @@ class Pump:
                 next_look = now + LOOK
                 self._look_for_exit(now)
             if now >= self._left_until:
+                self._pass_on(b"")
                 return
             self._check_time(now)
 
@@ -152,10 +162,20 @@ class Pump:
             most = self._limits.max_output
             if 0 < most < self._received:
                 raise Failed(502, f"wrote more than {most} bytes, the limit of its output")
+        # Where the other end was closed already when poll() looked, a short read has brought all.
+        ended = not data or (event & select.POLLHUP != 0 and len(data) < BLOCK)
+        if ended or self._process.stdin < 0 or len(self._held) + len(data) > HOLD:
+            self._pass_on(data)
+        else:
+            self._held += data
+        return ended
+
+    def _pass_on(self, data: bytes) -> None:
+        """Hand over what was held, and ``data``; raises Failed, PeerClosed."""
+        data, self._held = self._held + data, b""
+        if data:
             self._sink.output(data, fed=self._process.stdin < 0)
             self._moved = self._clock()
-        # Where the other end was closed already when poll() looked, a short read has brought all.
-        return not data or (event & select.POLLHUP != 0 and len(data) < BLOCK)
 
     def _read_errors(self, poll: select.poll, event: int) -> None:
         data = os.read(self._process.stderr, BLOCK)

@@ -19,6 +19,7 @@ from gateways.apps.processes import Launcher, Process, shell_of
 from gateways.errors import ConfigError
 from gateways.limits import ScriptLimits
 from tests.apps.scripts import Root, alive
+from tests.server.pools import within
 
 ROOT = os.geteuid() == 0
 as_root = pytest.mark.skipif(not ROOT, reason="only root changes users")
@@ -66,7 +67,7 @@ def test_a_group_of_its_own_is_signalled(launcher: Launcher, root: Root) -> None
     assert read(process.stdout) == b""
     assert process.await_exit(5)
     assert process.reap() == -signal.SIGTERM
-    assert not alive(child)
+    within(lambda: not alive(child), "so is its child")
     process.close()
 
 

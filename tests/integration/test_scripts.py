@@ -6,6 +6,7 @@ import http.client
 import os
 import re
 import subprocess
+import textwrap
 import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -350,6 +351,21 @@ def test_over_http(estate: Estate) -> None:
     assert ask(port, "/../../etc/passwd").status == 404
     assert ask(port, "/%2e%2e/plain/control").status == 404
     assert ask(port, "/").status == 403
+
+
+def test_the_example_of_the_readme(estate: Estate) -> None:
+    readme = (NGINX_CONF.parent / "README.md").read_text()
+    found = re.search(
+        r"(    mkdir -p site.*?)    gateways (scripts --root site) --http 8000\n\n(.*?)\n\n", readme, re.DOTALL
+    )
+    assert found is not None
+    site = estate.top / "readme"
+    site.mkdir()
+    subprocess.run(["sh", "-ec", textwrap.dedent(found[1])], cwd=site, check=True)
+    asked, answer = textwrap.dedent(found[3]).splitlines()
+    with running(Scripts(site / "server", "--root", str(site / "site"))) as server:
+        body = ask(port_of(server), asked.partition(":8000")[2]).body
+    assert body == f"{answer}\n".encode()
 
 
 def test_the_client_is_told_nothing_of_the_reason(estate: Estate) -> None:

@@ -430,7 +430,9 @@ class MultiplexConnection(Connection):
         """Another request, served by another thread, must first read what is held for it."""
         most = self.pool.limits.body_buffer
         for other in self.exchanges.values():
-            if other.body.held > most and other.started and not other.ended and other.body not in self.readers:
+            body = other.body
+            # What is not ready lacks no more than its end: only reading brings that.
+            if body.held > most and body.ready and other.started and not other.ended and body not in self.readers:
                 return True
         return False
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from array import array
+from fcntl import ioctl
 from pathlib import Path
+from termios import TIOCOUTQ
 
 import pytest
 
@@ -119,6 +122,24 @@ def test_several_bodies_at_the_same_time_over_one_connection(root: Root) -> None
             peer.stdin(stream, end=True)
         answers = peer.answers(5)
     assert {stream: int(answer.body) for stream, answer in answers.items()} == {n: 100_000 * n for n in range(1, 6)}
+
+
+def test_a_body_that_lacks_its_end_alone_does_not_stop_the_reading(root: Root, note: Path) -> None:
+    root.sh("late", f"while [ ! -s {note} ]; do sleep 0.02; done", *HEAD, "wc -c")
+    root.sh("sizes", *HEAD, "wc -c")
+    block = bytes(32_768)
+    count = 2 + 1 + 9  # in the pipe, in the pump, and one more than may be held
+    with answering(root, "fastcgi") as (served, _), served.connect() as peer:
+        peer.send(head_of("fastcgi", "/late", length=count * len(block), keep=True))
+        peer.send(head_of("fastcgi", "/sizes", length=1, keep=True, stream=2))
+        for _ in range(count):
+            peer.stdin(1, block)
+        left = array("i", [1])
+        within(lambda: ioctl(peer.sock, TIOCOUTQ, left) or not left[0], "all is read for the first by the second")
+        note.write_text("go\n")
+        peer.stdin(1, end=True)
+        peer.stdin(2, b"x", end=True)
+        assert {stream: int(answer.body) for stream, answer in peer.answers(2).items()} == {1: count * len(block), 2: 1}
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,12 @@ def run(*, check: bool, **arguments: Any) -> None:  # noqa: ANN401 - what click 
     if not check:
         start(settings)
         return
-    from gateways.cli.check import examine  # noqa: PLC0415 - not for every start
+    from gateways.apps.identities import Identities  # noqa: PLC0415 - not for every start
+    from gateways.cli.check import examine  # noqa: PLC0415 - as above
 
     examine(settings)
+    if settings.scripts is not None:
+        Identities(settings.scripts.script_user)
     where = ", ".join(f"{protocol} on {address}" for protocol, address in settings.listeners)
     click.echo(f"configuration is good: {settings.app}, {where}")
 

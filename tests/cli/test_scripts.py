@@ -169,6 +169,8 @@ def test_check(environments: list[Mapping[str, str]], tmp_path: Path, capsys: py
     assert capsys.readouterr().out == f"configuration is good: scripts in {tmp_path}, http on 127.0.0.1:8000\n"
     assert cli.run(["scripts", "--root", str(tmp_path), "--user", "no-such-user", "--check"]) == 2
     assert "no-such-user" in capsys.readouterr().err
+    assert cli.run(["scripts", "--root", str(tmp_path), "--script-user", "no-such-user", "--check"]) == 2
+    assert "--script-user" in capsys.readouterr().err
 
 
 def test_print_config(served: list[Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import signal
 import subprocess
 import textwrap
 import urllib.parse
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -401,6 +403,39 @@ def test_status_and_reload() -> None:
             answers = list(call(str(server.directory / "control"), "reload", SECONDS))
             assert "cannot run scripts in" in str(answers[-1])
             assert ask(port, "/env.sh").variables["SCRIPT_FILENAME"] == f"{top}/two/env.sh"
+
+
+def test_the_program_is_replaced(estate: Estate) -> None:
+    with running(Scripts(estate.top / "upgrade", "--root", str(estate.root))) as server:
+        os.kill(server.pid, signal.SIGUSR2)
+        wait_until(lambda: server.text().count(" is ready") == 2, "the new program's worker is ready")
+        assert server.text().count(f"scripts in {estate.root}, ") == 2
+        assert ask(port_of(server), "/env.sh").status == 200
+
+
+def test_who_finds_no_room(estate: Estate) -> None:
+    (estate.root / "wait.sh").write_text(
+        "#!/bin/sh\nwhile [ ! -e go ]; do sleep 0.02; done\nprintf 'Status: 204\\n\\n'\n"
+    )
+    (estate.root / "wait.sh").chmod(0o755)
+    options = ("--root", str(estate.root), "--concurrency", "1", "--queue", "1")
+    with running(Scripts(estate.top / "room", *options)) as server, ThreadPoolExecutor(2) as pool:
+        port = port_of(server)
+
+        def busy() -> int:
+            (answer,) = call(str(server.directory / "control"), "status", SECONDS)
+            count: int = answer["status"]["busy_threads"]
+            return count
+
+        try:
+            first = [pool.submit(ask, port, "/wait.sh") for _ in range(2)]
+            wait_until(lambda: busy() == 2, "one runs and one waits")
+            answer = ask(port, "/env.sh")
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+        finally:
+            (estate.root / "go").touch()
+        assert [each.result().status for each in first] == [204, 204]
+        assert ask(port, "/env.sh").status == 200
 
 
 def test_what_is_passed_of_the_servers_environment(estate: Estate) -> None:

@@ -200,6 +200,8 @@ class Chooser:
 
     def _program(self, file: str, script_name: str, path_info: str, prefix: str) -> Choice:
         """Return the choice of a file, if it may be run."""
+        if "/../" in script_name + "/" or "/../" in path_info + "/":  # by a front end that passes paths on as they are
+            raise ScriptRefused(404, f"two dots in the path {script_name + path_info!r}")
         real = file
         if not self._script:
             try:

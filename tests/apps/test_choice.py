@@ -351,6 +351,13 @@ def test_a_file_that_is_not_in_the_root(chooser: Chooser, root: Path, name: str)
     assert str(root) in refused.value.reason
 
 
+def test_two_dots_beside_a_file_name(chooser: Chooser, root: Path) -> None:
+    """PATH_TRANSLATED is made of PATH_INFO."""
+    asked = sent(SCRIPT_FILENAME=f"{root}/hello.sh", SCRIPT_NAME="/hello.sh", PATH_INFO="/../../etc/passwd")
+    with pytest.raises(ScriptRefused, match=r"^404: two dots in the path"):
+        choose(chooser, asked)
+
+
 def test_clients_of_apache_do_not_choose_by_the_files_name(chooser: Chooser, root: Path) -> None:
     """ProxyPass "/cgi-bin" "fcgi://localhost": access rules for /cgi-bin/hello.sh must not be gone round."""
     with pytest.raises(ScriptRefused, match=r"^404: "):
@@ -492,3 +499,4 @@ def inside(choice: Choice, root: str) -> None:
     assert choice.path.startswith(root + "/")
     assert os.path.isfile(choice.path)
     assert "/../" not in choice.script_name + "/"
+    assert "/../" not in choice.path_info + "/"

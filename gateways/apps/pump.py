@@ -186,19 +186,31 @@ class Pump:
             poll.unregister(self._process.stderr)
             self._process.close_stderr()
 
-    def read_rest(self) -> None:
-        """After ``run``: take what is there of stderr, and find the end of standard output; waits for nothing."""
+    def settle(self, seconds: float) -> bool:
+        """After ``run``: wait until the script has ended, at most so long, and take what is left in its pipes.
+
+        Returns whether it has ended. Ends of pipes that nobody writes to any more are closed.
+        """
+        if self._sink.ended:  # nobody waits: the ends of the pipes come with that of the script
+            self._take_rest(seconds)
+        ended = self._process.await_exit(seconds)
+        self._take_rest(0.0)
+        return ended
+
+    def _take_rest(self, seconds: float) -> None:
+        """Take what comes of standard error, and throw away what does of standard output, until both have ended."""
         process = self._process
+        if process.stdout < 0 and process.stderr < 0:
+            return
         poll = select.poll()
         for fd in (process.stderr, process.stdout):
             if fd >= 0:
                 poll.register(fd, select.POLLIN)
+        deadline = self._clock() + seconds
         for _ in range(_BLOCKS):
-            found = poll.poll(0)
-            if not found:
-                return
-            for fd, _ in found:
-                data = os.read(fd, BLOCK)
+            found = poll.poll(int(max(0.0, deadline - self._clock()) * 1000) if seconds else 0)
+            for fd, event in found:
+                data = os.read(fd, BLOCK) if event & select.POLLIN else b""
                 if data:
                     if fd == process.stderr:
                         self._sink.errors(data)
@@ -208,6 +220,8 @@ class Pump:
                     process.close_stderr()
                 else:
                     process.close_stdout()
+            if not found or (process.stdout < 0 and process.stderr < 0):
+                return
 
     def _look_for_exit(self, now: float) -> None:
         """Notice a script that has ended while others hold its output."""

@@ -245,8 +245,7 @@ class _Run:
             pump.run()
             if pump.gone:
                 raise PeerClosed(f"the peer has gone, or wants no answer, while {choice.path} ran")
-            exited = process.await_exit(_EXIT)
-            pump.read_rest()
+            exited = pump.settle(_EXIT)
         finally:
             response.end_errors()
         # Whose output others hold is not reaped before its group has been signalled.

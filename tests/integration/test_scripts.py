@@ -222,6 +222,7 @@ ALL = [(server, row.name) for server, (_, rows) in FRONTS.items() for row in row
 
 @pytest.fixture(scope="module")
 def estate() -> Iterator[Estate]:
+    require("perl")
     with ExitStack() as stack:
         yield Estate(stack.enter_context(open_directory()), stack)
 
@@ -436,6 +437,14 @@ def test_who_finds_no_room(estate: Estate) -> None:
             (estate.root / "go").touch()
         assert [each.result().status for each in first] == [204, 204]
         assert ask(port, "/env.sh").status == 200
+
+
+def test_an_index_and_an_interpreter(estate: Estate) -> None:
+    options = ("--index", "no.sh", "--index", "plain.sh", "--interpreter", "sh=sh -e")
+    with running(Scripts(estate.top / "index", "--root", str(estate.root), *options)) as server:
+        for path, script in (("/", "/plain.sh"), ("/plain.sh/x", "/plain.sh")):
+            found = ask(port_of(server), path).variables
+            assert (found["SCRIPT_NAME"], found["SCRIPT_FILENAME"]) == (script, f"{estate.root}/plain.sh")
 
 
 def test_what_is_passed_of_the_servers_environment(estate: Estate) -> None:

@@ -118,7 +118,7 @@ class ScriptApp:
 
     def start(self, params: Mapping[str, str], choice: Choice, name: str, *, stdin: bool) -> Process:
         """Start a script; raises Failed, ScriptRefused."""
-        env = meta_variables(params, choice, passed=self._passed)
+        env = meta_variables(params, choice, passed=self._passed, body=stdin)
         env["UNIQUE_ID"] = name
         identity = self._identities.of(choice)
         try:

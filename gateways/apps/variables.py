@@ -50,11 +50,13 @@ _REFUSED_FAMILIES: Final = (
 )  # fmt: skip
 
 
-def meta_variables(params: Mapping[str, str], choice: Choice, *, passed: Mapping[str, str]) -> dict[str, str]:
+def meta_variables(
+    params: Mapping[str, str], choice: Choice, *, passed: Mapping[str, str], body: bool = True
+) -> dict[str, str]:
     """Return the whole environment of a script. Values are as ``os.fsdecode`` gives them: ``os.fsencode`` undoes it.
 
     ``params`` are what ``to_environ``, without a mount, has made of those that were sent; ``passed`` is what the
-    operator adds, which wins over all that was sent.
+    operator adds, which wins over all that was sent. ``body``: there may be one.
     """
     variables = {
         name: value if value.isascii() else _text(value)
@@ -67,7 +69,9 @@ def meta_variables(params: Mapping[str, str], choice: Choice, *, passed: Mapping
         and "\0" not in value  # which no environment can hold
     }
     length = params.get("CONTENT_LENGTH", "")
-    if length != "0":  # sections 4.1.2 and 4.1.3: with a body alone; where it is of unknown length, there is the type
+    if (
+        body and length != "0"
+    ):  # sections 4.1.2 and 4.1.3: with a body alone; where it is of unknown length, there is the type
         if length:
             variables["CONTENT_LENGTH"] = length
         kind = params.get("CONTENT_TYPE")

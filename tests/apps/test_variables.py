@@ -113,6 +113,12 @@ def test_no_length_and_no_type_without_a_body(length: str) -> None:
     assert {"CONTENT_LENGTH", "CONTENT_TYPE"}.isdisjoint(found)
 
 
+def test_a_type_without_a_body() -> None:
+    """Over HTTP: a GET with a Content-Type and no Content-Length."""
+    asked = to_environ({"REQUEST_METHOD": "GET", "CONTENT_TYPE": "text/plain"}, "http", None)
+    assert "CONTENT_TYPE" not in meta_variables(asked, chosen(), passed={}, body=False)
+
+
 def test_a_body_of_unknown_length_has_its_type() -> None:
     found = made({"REQUEST_METHOD": "POST", "CONTENT_TYPE": "text/plain", "HTTP_TRANSFER_ENCODING": "chunked"})
     assert added({"REQUEST_METHOD": "POST", "CONTENT_TYPE": "text/plain"})["CONTENT_TYPE"] == "text/plain"

@@ -339,7 +339,13 @@ def test_over_http(estate: Estate) -> None:
     """What ``python -m http.server --cgi`` did."""
     port = port_of(estate.plain)
     answer = ask(
-        port, "/env.sh/x?q", Script_Filename="/etc/passwd", Remote_User="root", Path="/evil", Authorization="a b"
+        port,
+        "/env.sh/x?q",
+        Script_Filename="/etc/passwd",
+        Remote_User="root",
+        Path="/evil",
+        Authorization="a b",
+        Content_Type="x/y",
     )
     found = answer.variables
     assert answer.headers["X-From"] == "shell"
@@ -348,7 +354,7 @@ def test_over_http(estate: Estate) -> None:
     assert (found["HTTP_SCRIPT_FILENAME"], found["HTTP_PATH"], found["HTTP_AUTHORIZATION"]) == (
         "/etc/passwd", "/evil", "a b",
     )  # fmt: skip
-    assert {"REMOTE_USER", "AUTH_TYPE", "GATEWAYS_SECRET"}.isdisjoint(found)
+    assert {"REMOTE_USER", "AUTH_TYPE", "CONTENT_TYPE", "CONTENT_LENGTH"}.isdisjoint(found)
     assert found["PATH"].startswith("/usr/local/")
     assert ask(port, "/upper.pl", "POST", b"abc").body == b"ABC"
     assert ask(port, "/../../etc/passwd").status == 404

@@ -88,6 +88,19 @@ def test_what_cannot_be_started_leaves_nothing_open(launcher: Launcher, root: Ro
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_a_server_without_a_free_descriptor_starts_nothing(launcher: Launcher, root: Root) -> None:
+    path = str(root.sh("process", "echo"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = os.listdir("/proc/self/fd")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(before) + 2, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            launcher.start([path], {}, str(root.directory), None, stdin=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
 def test_no_shell_without_limits() -> None:
     assert shell_of(ScriptLimits(script_timeout=1, max_output=1)) == ()
     assert shell_of(ScriptLimits(cpu_seconds=1))[:2] == ("/bin/sh", "-c")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.apps.scripts import HEAD, Root, answering
+from tests.codecs.fastcgi_wire import begin, pairs, rec
 from tests.server.peers import PROTOCOLS, request
 
 
@@ -64,6 +65,15 @@ def test_standard_error_goes_to_the_log_with_the_request_s_id(root: Root, protoc
             assert answer.errors.decode() == f"[{name}] one two\n[{name}] last\n"
         else:
             assert served.log.lines == [f"{protocol}: [{name}] stderr: {line}" for line in ("one two", "last")]
+
+
+@pytest.mark.parametrize(("given", "taken"), [("abc-123", True), ("a b", False), ("x" * 65, False), ("", False)])
+def test_a_request_may_have_its_id_from_the_web_server(root: Root, given: str, taken: bool) -> None:
+    root.sh("named", *HEAD, 'echo "$UNIQUE_ID"')
+    block = pairs({"REQUEST_METHOD": "GET", "SCRIPT_NAME": "/named", "DOCUMENT_URI": "/named", "UNIQUE_ID": given})
+    with answering(root, "fastcgi") as (served, _), served.connect() as peer:
+        peer.send(begin(1, 0) + rec(4, 1, block) + rec(4, 1) + rec(5, 1))
+        assert (peer.answer().body == given.encode() + b"\n") is taken
 
 
 def test_300_kb_of_standard_error_first(root: Root) -> None:

@@ -61,9 +61,6 @@ class Exchange(Protocol):
         cannot be told from a client that has gone. FastCGI has no such half.
         """
 
-    def step_aside(self) -> None:
-        """Have another thread serve what comes, since this one is going to wait. It does not wait itself."""
-
     def abandon(self) -> None:
         """Give the response up after its head: make the peer see that it was cut, not ended."""
 

@@ -229,7 +229,6 @@ class _Run:
             raise
         until = 0.0
         try:
-            self._exchange.step_aside()
             until = self._attend(process, choice)
         except Failed as error:
             raise Failed(error.status, f"{choice.path} {error.reason}") from None

@@ -171,10 +171,6 @@ class Exchange:
         """Take what poll() has reported; returns whether the peer has gone, or wants no answer."""
         return self.connection.hear(self, events)
 
-    def step_aside(self) -> None:
-        """Have another thread serve what comes, since this one is going to wait."""
-        self.connection.pool.step_aside()
-
     def abandon(self) -> None:
         """Give the response up after its head, unless it is another thread's by now."""
         if self.replaced:

@@ -143,11 +143,6 @@ class Pool:
         if self._polling:
             os.write(self._wake_out, b"w")
 
-    def step_aside(self) -> None:
-        """Let a follower lead at once: the calling thread is going to wait. At worst another one is promoted early."""
-        if self.one_shot and not self._polling:
-            self._promote(self.beat)
-
     # -- running ------------------------------------------------------------------------------------------------
 
     def run(self) -> None:

@@ -101,9 +101,6 @@ class FakeExchange:
     def hear(self, events: int) -> bool:
         raise AssertionError
 
-    def step_aside(self) -> None:
-        raise AssertionError
-
     def abandon(self) -> None:
         assert not self.ended
         self.ended = self.abandoned = True

@@ -54,9 +54,6 @@ class FakeExchange:
     def hear(self, events: int) -> bool:
         raise AssertionError
 
-    def step_aside(self) -> None:
-        raise AssertionError
-
     def abandon(self) -> None:
         raise AssertionError
 

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from gateways.apps.processes import Process
 
@@ -26,6 +26,16 @@ _SLOW_TICK: Final = 0.25
 _BLOCK: Final = 65_536
 
 
+class Errors(Protocol):
+    """Who takes what a script writes to its standard error."""
+
+    def write(self, data: bytes) -> None:
+        """The next bytes."""
+
+    def end(self) -> None:
+        """Nothing more comes."""
+
+
 class Reaper:
     """The thread is started when it is first needed."""
 
@@ -36,13 +46,13 @@ class Reaper:
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def take(self, process: Process, done: Callable[[], None], until: float = 0.0) -> None:
+    def take(self, process: Process, errors: Errors, done: Callable[[], None], until: float = 0.0) -> None:
         """End a script and all of its group, but not before ``until``; then call ``done``.
 
         ``until`` is a time of ``time.monotonic``: 0 is at once, infinity for a script that may go on.
         """
         process.close_stdin()
-        case = _Case(process, done, until, self._grace)
+        case = _Case(process, errors, done, until, self._grace)
         case.look(time.monotonic())
         with self._news:
             if self._closed:
@@ -83,8 +93,9 @@ class Reaper:
 class _Case:
     """One script that is to end."""
 
-    def __init__(self, process: Process, done: Callable[[], None], until: float, grace: float) -> None:
+    def __init__(self, process: Process, errors: Errors, done: Callable[[], None], until: float, grace: float) -> None:
         self.process = process
+        self._errors = errors
         self.told = False
         """It has got SIGTERM."""
         self._done = done
@@ -125,21 +136,25 @@ class _Case:
         return self._left_since + LEFT
 
     def _drain(self) -> None:
-        """Throw away what is written, so that nobody is stuck with it instead of ending."""
+        """Take what is written, so that nobody is stuck with it instead of ending."""
         process = self.process
         poll = select.poll()
         for fd in (process.stdout, process.stderr):
             if fd >= 0:
                 poll.register(fd, select.POLLIN)
         for fd, _ in poll.poll(0):
-            if not os.read(fd, _BLOCK):
-                if fd == process.stdout:
+            data = os.read(fd, _BLOCK)
+            if fd == process.stdout:
+                if not data:
                     process.close_stdout()
-                else:
-                    process.close_stderr()
+            elif data:
+                self._errors.write(data)
+            else:
+                process.close_stderr()
 
     def finish(self) -> None:
         """Reap it, and tell."""
+        self._errors.end()
         self.process.close()
         self.process.reap()
         self._done()

@@ -22,7 +22,7 @@ from gateways.apps.identities import Identities
 from gateways.apps.processes import Launcher, Process
 from gateways.apps.pump import Failed, Pump
 from gateways.apps.reaper import Reaper
-from gateways.apps.script_response import ScriptResponse
+from gateways.apps.script_response import ErrorLines, ScriptResponse
 from gateways.apps.turns import Turns
 from gateways.apps.variables import meta_variables
 from gateways.environ import to_environ
@@ -141,7 +141,7 @@ class ScriptApp:
                 raise PeerClosed(f"the peer has gone, or wants no answer, before {choice.path} was started")
             raise Failed(503, reason)
 
-    def part(self, process: Process, choice: Choice, until: float) -> None:
+    def part(self, process: Process, choice: Choice, errors: ErrorLines, until: float) -> None:
         """A request is through with its script, which may run on until then."""
 
         def over() -> None:
@@ -149,7 +149,8 @@ class ScriptApp:
             self.turns.give(choice.path)
 
         if process.code is None:
-            self._reaper.take(process, over, until)
+            errors.detach()
+            self._reaper.take(process, errors, over, until)
         else:
             process.close()
             over()
@@ -233,7 +234,7 @@ class _Run:
         except Failed as error:
             raise Failed(error.status, f"{choice.path} {error.reason}") from None
         finally:
-            app.part(process, choice, until)
+            app.part(process, choice, self._response.lines, until)
 
     def _attend(self, process: Process, choice: Choice) -> float:
         """Move bytes until the script has answered; returns until when it may run on. Raises Failed, PeerClosed."""

@@ -44,6 +44,11 @@ class ErrorLines:
         self._tell = tell
         self._text = b""
         self._left = STDERR
+        self._detached = False
+
+    def detach(self) -> None:
+        """The request goes on without the script: what comes now is for our log, in whatever thread that is."""
+        self._detached = True
 
     def write(self, data: bytes) -> None:
         """Take the next bytes; lines that are whole are told."""
@@ -67,7 +72,7 @@ class ErrorLines:
         if self._left < 0:
             line = b"(what follows is left out: more than %d bytes)" % STDERR
         exchange = self._exchange
-        if exchange.error_output:
+        if exchange.error_output and not self._detached:
             try:
                 exchange.send(ErrorOutput(exchange.request.stream, b"[%b] %b\n" % (self._name.encode(), line)))
             except (PeerClosed, LocalProtocolError):  # too late for the web server's log: ours has it
@@ -109,13 +114,14 @@ class ScriptResponse:
         """A script is to answer."""
         self.redirect = ""
         self._parser: HeadParser | None = HeadParser("cgi", self._stream, HEAD)
-        self._lines = ErrorLines(self._exchange, self._name, self._tell)
+        self.lines = ErrorLines(self._exchange, self._name, self._tell)
+        """Of this script."""
 
     # -- from the script (a Sink) -------------------------------------------------------------------------------
 
     def errors(self, data: bytes) -> None:
         """Take a block of its standard error."""
-        self._lines.write(data)
+        self.lines.write(data)
 
     def output(self, data: bytes, *, fed: bool) -> None:
         """Take a block of its standard output; ``fed``: it will get no more of the request's body.
@@ -197,7 +203,7 @@ class ScriptResponse:
 
     def end_errors(self) -> None:
         """Nothing more comes of its standard error."""
-        self._lines.end()
+        self.lines.end()
 
     def finish(self, script: str, code: int | None, *, cut: bool) -> None:
         """The script has written all. ``code``: its exit status, minus a signal, None where that is not known.

@@ -45,13 +45,14 @@ def test_a_daemon_that_lets_go_of_its_descriptors_lives_on(root: Root, note: Pat
 
 
 def test_a_script_that_closes_its_standard_output_may_go_on(root: Root, note: Path) -> None:
-    root.sh("on", *HEAD, "echo ok", "exec >&- 2>&-", "sleep 0.8", f"echo done >{note}")
+    root.sh("on", *HEAD, "echo ok", "exec >&-", "sleep 0.8", "echo late >&2", f"echo done >{note}")
     with answering(root) as (served, app):
         with served.connect() as peer:
             assert peer.get("/on").body == b"ok\n"
         assert note.read_text() == ""
         assert app.turns.taken == 1
         within(note.read_text, "it has gone on")
+        served.log.only("stderr: late")
 
 
 def test_nothing_is_left_when_the_worker_ends(root: Root, note: Path) -> None:

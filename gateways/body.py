@@ -81,6 +81,11 @@ class RequestBody:
 
     # -- to the application -------------------------------------------------------------------------------------
 
+    @property
+    def ready(self) -> bool:
+        """``read1`` would not wait."""
+        return self._at < len(self._block) or self.ended or (bool(self._blocks) and self.expected != self.received)
+
     def _fill(self) -> bool:
         """Make the next block the current one; False at the end. Raises BodyError.
 

@@ -1,5 +1,7 @@
 """Every number that the codecs, the request body and the waits obey: Limits (how much), Timeouts (how long).
 
+ScriptLimits is for the programs that ``gateways scripts`` starts.
+
 Limits are checked before anything is buffered, so no peer can make a connection hold more.
 """
 
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["DEFAULT_LIMITS", "DEFAULT_TIMEOUTS", "Limits", "Timeouts"]
+__all__ = ["DEFAULT_LIMITS", "DEFAULT_TIMEOUTS", "Limits", "ScriptLimits", "Timeouts"]
 
 
 class Limits(NamedTuple):
@@ -45,6 +47,31 @@ class Timeouts(NamedTuple):
     """Running requests may take this long to finish when the server stops."""
     boot: float = 60.0
     """A worker may take this long to load the application."""
+
+
+class ScriptLimits(NamedTuple):
+    """What CGI scripts may take. Sizes are in bytes, times in seconds; 0 is no limit."""
+
+    concurrency: int = 20
+    """Scripts that run at the same time in one worker; never 0."""
+    per_script: int = 0
+    """Of them, those of one and the same program."""
+    queue: int = 100
+    """Requests that wait for a script to end; beyond it the answer is 503."""
+    script_timeout: float = 60.0
+    """From the start of a script to its end; how long a request waits in the queue, too."""
+    idle_timeout: float = 30.0
+    """Without a byte from the script, or taken by it."""
+    cpu_seconds: int = 0
+    """CPU time of each process of a script (RLIMIT_CPU)."""
+    memory: int = 0
+    """Address space of each process of a script (RLIMIT_AS)."""
+    open_files: int = 0
+    """Descriptors of each process of a script (RLIMIT_NOFILE)."""
+    processes: int = 0
+    """Processes of the user that the script runs as, others of its own among them (RLIMIT_NPROC)."""
+    max_output: int = 0
+    """What a script writes to its standard output, its head included."""
 
 
 DEFAULT_LIMITS = Limits()

@@ -1,8 +1,9 @@
 """The typed settings: command line, environment and TOML file meet here and nowhere else.
 
-``SETTINGS`` is the one schema. From each entry follow the option ``--head-timeout``, the variable
-``GATEWAYS_HEAD_TIMEOUT`` and the TOML key ``head-timeout`` (``head_timeout`` is the same). For each of them the
-command line wins over the environment, the environment over the file and the file over the default.
+``SETTINGS`` is the one schema, ``SCRIPTS`` what of it ``gateways scripts`` has, and more. From each entry follow the
+option ``--head-timeout``, the variable ``GATEWAYS_HEAD_TIMEOUT`` and the TOML key ``head-timeout`` (``head_timeout`` is
+the same). For each of them the command line wins over the environment, the environment over the file and the file over
+the default.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final
 
 from gateways.errors import ConfigError
 from gateways.limits import DEFAULT_LIMITS, DEFAULT_TIMEOUTS, Limits, Timeouts
+from gateways.schema import PREFIX, Setting, rare
+from gateways.script_settings import NOT_FOR_SCRIPTS, RARE_FOR_SCRIPTS, SCRIPT_SETTINGS, Scripts, scripts_of
 from gateways.server.address import Address
 from gateways.values import (
     LOG_LEVELS,
@@ -46,9 +49,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["PROTOCOLS", "SETTINGS", "Setting", "Settings", "load_settings"]
+__all__ = ["PROTOCOLS", "SCRIPTS", "SETTINGS", "Scripts", "Setting", "Settings", "load_settings", "schema_of"]
 
-PREFIX: Final = "GATEWAYS_"
 CONFIG_VARIABLE: Final = "GATEWAYS_CONFIG"
 FOREIGN_VARIABLES: Final = frozenset({"GATEWAYS_EXPECT_BUILD", "GATEWAYS_HANDOVER"})
 """GATEWAYS_* names with a meaning elsewhere; GATEWAYS_TEST_* is left to test suites."""
@@ -70,10 +72,10 @@ DEFAULT_WORKER_IDLE: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What ``serve`` obeys, whole and checked."""
+    """What ``serve`` and ``scripts`` obey, whole and checked."""
 
     app: str
-    """``package.module:attribute``."""
+    """``package.module:attribute``; what is served instead, in words, where that is scripts."""
     listeners: tuple[tuple[str, Address], ...] = (DEFAULT_LISTENER,)
     """Protocol (one of PROTOCOLS) and address."""
     socket_mode: int = DEFAULT_SOCKET_MODE
@@ -136,49 +138,11 @@ class Settings:
     """Path of the master's own socket; empty for one in the user's runtime directory, ``off`` for none."""
     metrics: Address | None = None
     pid_file: str = ""
+    scripts: Scripts | None = None
+    """Served in the place of an application."""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Setting's name -> where its value came from: ``--workers``, ``GATEWAYS_WORKERS``, ``workers in FILE``,
     ``default``, and for listeners ``systemd`` or ``descriptor 0``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One entry of the schema."""
-
-    name: str
-    """As in the option and in TOML: ``head-timeout``."""
-    group: str
-    """The heading under which the help lists it."""
-    metavar: str
-    """Its type in one word; empty for a switch."""
-    help: str
-    parse: Callable[[object], Any]
-    """From text, or from TOML's own types, to the value; raises ValueError or ConfigError with the reason."""
-    default: Any = None
-    shown: str = ""
-    """The default as a person would write it."""
-    many: bool = False
-    """May be given more than once; a list in TOML, commas or spaces in the environment."""
-    positional: bool = False
-    common: bool = True
-    """Shown by ``--help``; the others by ``--help-all``."""
-    hidden_value: bool = False
-    """A secret: never shown."""
-
-    @property
-    def key(self) -> str:
-        """The name as an identifier: ``head_timeout``."""
-        return self.name.replace("-", "_")
-
-    @property
-    def option(self) -> str:
-        """``--head-timeout``, or ``APP``."""
-        return self.name.upper() if self.positional else f"--{self.name}"
-
-    @property
-    def variable(self) -> str:
-        """``GATEWAYS_HEAD_TIMEOUT``."""
-        return PREFIX + self.key.upper()
 
 
 # The schema
@@ -247,13 +211,6 @@ def limit_settings() -> Iterable[Setting]:
             shown=(size_text(default) if is_size else str(default)) if default else OFF,
             common=False,
         )
-
-
-def rare(
-    name: str, group: str, metavar: str, words: str, parse: Callable[[object], Any], default: Any = None,  # noqa: ANN401
-    shown: str = "", *, many: bool = False,
-) -> Setting:  # fmt: skip
-    return Setting(name, group, metavar, words, parse, default, shown, many=many, common=False)
 
 
 SETTINGS: Final[tuple[Setting, ...]] = (
@@ -330,6 +287,20 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     rare("pid-file", "Control", "FILE", "the master's process id", file_name, ""),
 )
 
+SCRIPTS: Final[tuple[Setting, ...]] = (
+    *SCRIPT_SETTINGS,
+    *(
+        replace(setting, common=setting.common and setting.name not in RARE_FOR_SCRIPTS)
+        for setting in SETTINGS
+        if setting.name not in NOT_FOR_SCRIPTS
+    ),
+)
+
+
+def schema_of(settings: Settings) -> tuple[Setting, ...]:
+    """The schema that they were made by."""
+    return SETTINGS if settings.scripts is None else SCRIPTS
+
 
 # The three places that settings come from
 
@@ -337,7 +308,11 @@ Given = dict[str, tuple[object, str]]
 """Setting's name -> what was written and where."""
 
 
-def load_settings(arguments: Mapping[str, object] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+def load_settings(
+    arguments: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+    schema: tuple[Setting, ...] = SETTINGS,
+) -> Settings:
     """Bring command line, environment and file together; raise ConfigError, naming the place, for the first mistake.
 
     ``arguments`` has the settings' keys (``head_timeout``) and ``config``; None and an empty tuple are "not given".
@@ -346,19 +321,22 @@ def load_settings(arguments: Mapping[str, object] | None = None, environ: Mappin
     arguments = arguments or {}
     environ = os.environ if environ is None else environ
     file = arguments.get("config") or environ.get(CONFIG_VARIABLE)
-    given: Given = from_file(str(file)) if file else {}
-    given |= from_environment(environ)
-    given |= from_arguments(arguments)
+    given: Given = from_file(str(file), schema) if file else {}
+    given |= from_environment(environ, schema)
+    given |= from_arguments(arguments, schema)
     if not any(name in given for name in PROTOCOLS):
         given |= from_descriptors(environ)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    for setting in SETTINGS:
+    for setting in schema:
         if setting.name in given:
             written, sources[setting.name] = given[setting.name]
             values[setting.key] = parse_value(setting, written, sources[setting.name])
         else:
             values[setting.key], sources[setting.name] = setting.default, "default"
+    if schema is SCRIPTS:
+        scripts = values["scripts"] = scripts_of(values, environ)
+        values |= {"app": str(scripts), "threads": scripts.threads, "chdir": "."}
     return assemble(values, sources)
 
 
@@ -412,18 +390,18 @@ def parse_value(setting: Setting, written: object, source: str) -> Any:  # noqa:
         raise ConfigError(f"{source}: {error}") from None
 
 
-def from_arguments(arguments: Mapping[str, object]) -> Given:
+def from_arguments(arguments: Mapping[str, object], schema: tuple[Setting, ...]) -> Given:
     """What the command line gave."""
     return {
         setting.name: (arguments[setting.key], setting.option)
-        for setting in SETTINGS
+        for setting in schema
         if arguments.get(setting.key) not in (None, ())
     }
 
 
-def from_environment(environ: Mapping[str, str]) -> Given:
+def from_environment(environ: Mapping[str, str], schema: tuple[Setting, ...]) -> Given:
     """What the environment gave. An empty variable counts as absent: compose files and units leave such behind."""
-    known = {setting.variable: setting for setting in SETTINGS}
+    known = {setting.variable: setting for setting in schema}
     given: Given = {}
     for variable, value in environ.items():
         if not variable.startswith(PREFIX) or variable == CONFIG_VARIABLE:
@@ -451,7 +429,7 @@ def from_descriptors(environ: Mapping[str, str]) -> Given:
     return dict(given)
 
 
-def from_file(path: str) -> Given:
+def from_file(path: str, schema: tuple[Setting, ...]) -> Given:
     """What the TOML file gave."""
     try:
         with Path(path).open("rb") as file:
@@ -462,7 +440,7 @@ def from_file(path: str) -> Given:
         raise ConfigError(f"the configuration file {path} is not valid TOML: {error}") from error
     except RecursionError:
         raise ConfigError(f"the configuration file {path} is nested too deep; settings are names and values") from None
-    known = {setting.name: setting for setting in SETTINGS}
+    known = {setting.name: setting for setting in schema}
     given: Given = {}
     for key, value in table.items():
         name = key.replace("_", "-")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gateways.settings import PROTOCOLS, SETTINGS, Setting, Settings
+from gateways.settings import PROTOCOLS, Setting, Settings, schema_of
 from gateways.values import size_text, time_text
 
 __all__ = ["Row", "rows", "values_of", "written"]
@@ -29,7 +29,7 @@ class Row:
 def rows(settings: Settings) -> list[Row]:
     """All settings in the schema's order."""
     found: list[Row] = []
-    for setting in SETTINGS:
+    for setting in schema_of(settings):
         texts = tuple(written(setting, value) for value in values_of(settings, setting))
         shown = tuple(HIDDEN for _ in texts) if setting.hidden_value else texts
         found.append(Row(setting, shown, settings.sources.get(setting.name, "default")))
@@ -44,8 +44,11 @@ def values_of(settings: Settings, setting: Setting) -> list[Any]:
         (settings, setting.key),
         (settings.timeouts, setting.key.removesuffix("_timeout")),
         (settings.limits, setting.key.removeprefix("max_")),
+        (settings.scripts, setting.key),
+        (settings.scripts and settings.scripts.limits, setting.key),
     ):
-        if hasattr(holder, key):
+        # A tuple has an ``index`` that is no setting.
+        if key in holder._fields if isinstance(holder, tuple) else hasattr(holder, key):
             value = getattr(holder, key)
             break
     else:

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from gateways.errors import ConfigError
-from gateways.limits import Limits, Timeouts
+from gateways.limits import Limits, ScriptLimits, Timeouts
+from gateways.script_settings import NOT_FOR_SCRIPTS, SCRIPT_SETTINGS, Scripts
 from gateways.server import inherited
 from gateways.server.address import Address
-from gateways.settings import SETTINGS, Settings, load_settings
+from gateways.settings import SCRIPTS, SETTINGS, Settings, load_settings
 
 
 def load(environ: Mapping[str, str] | None = None, **arguments: object) -> Settings:
@@ -40,11 +41,21 @@ def config(tmp_path: Path) -> Path:
 
 def test_every_field_has_a_setting_and_every_setting_a_field() -> None:
     keys = {setting.key for setting in SETTINGS}
-    expected = {entry.name for entry in fields(Settings)} - {"listeners", "limits", "timeouts", "sources"}
+    expected = {entry.name for entry in fields(Settings)} - {"listeners", "limits", "timeouts", "sources", "scripts"}
     expected |= {"fastcgi", "scgi", "uwsgi", "http", "auto"}
     expected |= {f"max_{name}" for name in Limits._fields}
     expected |= {f"{name}_timeout" for name in Timeouts._fields}
     assert keys == expected
+
+
+def test_every_field_of_scripts_has_a_setting_and_every_setting_a_field() -> None:
+    names = {setting.name for setting in SCRIPTS}
+    assert len(names) == len(SCRIPTS)
+    assert names - {setting.name for setting in SETTINGS} | {"mount"} == {setting.name for setting in SCRIPT_SETTINGS}
+    assert {setting.name for setting in SETTINGS} >= NOT_FOR_SCRIPTS
+    assert names & NOT_FOR_SCRIPTS == {"mount"}
+    expected = {entry.name for entry in fields(Scripts)} - {"limits", "passed"} | set(ScriptLimits._fields)
+    assert {setting.key for setting in SCRIPT_SETTINGS} == expected | {"mount"}
 
 
 def test_every_setting_has_a_help_and_the_names_that_follow_from_it() -> None:

@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 from gateways.body import RequestBody
 from gateways.codecs.events import Event, Request
 
-__all__ = ["App", "Exchange"]
+__all__ = ["App", "Exchange", "WatchedExchange"]
 
 
 class Exchange(Protocol):
@@ -47,4 +47,26 @@ class Exchange(Protocol):
         """Give the response up after its head: make the peer see that it was cut, not ended."""
 
 
-App: TypeAlias = Callable[[Exchange], None]
+class WatchedExchange(Exchange, Protocol):
+    """One whose peer can be watched while the application waits for something else."""
+
+    def fileno(self) -> int:
+        """Return the connection's descriptor, for poll() alone."""
+
+    def watch(self, more: bool) -> tuple[int, float]:
+        """What an application that waits for something else has to poll() for beside it, so that it can ``hear``.
+
+        Returns the events for ``fileno``, and the seconds after which it is to ``hear`` without any. ``more``: bytes of
+        the body are wanted too. Only the thread that serves the request may call this and the next.
+        """
+
+    def hear(self, events: int) -> bool:
+        """Take what poll() has reported, without waiting; returns whether the peer has gone, or wants no answer.
+
+        Bytes that came for the body are in it then, as is its end. Where requests have a connection of their own, a
+        peer that has only closed its sending side is still there (nc -N), but for HTTP and uwsgi over TCP, where that
+        cannot be told from a client that has gone. FastCGI has no such half.
+        """
+
+
+App: TypeAlias = Callable[[WatchedExchange], None]

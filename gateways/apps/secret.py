@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 from typing import Protocol
 
-from gateways.apps import App, Exchange
+from gateways.apps import App, WatchedExchange
 from gateways.codecs.refusal import error_response
 from gateways.errors import PeerClosed
 
@@ -19,7 +19,7 @@ __all__ = ["SecretApp"]
 class Log(Protocol):
     """What this file tells the log."""
 
-    def notice(self, exchange: Exchange, message: str) -> None:
+    def notice(self, exchange: WatchedExchange, message: str) -> None:
         """Something about one request that its operator should know."""
 
 
@@ -33,7 +33,7 @@ class SecretApp:
         self._secret = secret.encode("utf-8", "surrogateescape")
         self._log = log
 
-    def __call__(self, exchange: Exchange) -> None:
+    def __call__(self, exchange: WatchedExchange) -> None:
         """Answer one request."""
         request = exchange.request
         params = request.params

@@ -16,6 +16,7 @@ __all__ = ["main", "run"]
 
 COMMANDS: Final = {
     "serve": "Serve a WSGI application over FastCGI, SCGI, uwsgi and HTTP.",
+    "scripts": "Run CGI programs over the same protocols.",
     "cgi": "Be a CGI script, or the FastCGI process of a manager.",
     "check": "Validate options and application, and serve nothing.",
     "config": "Print the units that systemd needs for a server.",

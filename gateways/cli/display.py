@@ -14,6 +14,8 @@ HEADINGS: Final = ("WORKER", "STATE", "FOR", "REQUESTS", "MEMORY", "REQUEST")
 RIGHT: Final = frozenset(("FOR", "REQUESTS", "MEMORY"))
 UNITS: Final = ((86_400.0, "d", 3_600.0, "h"), (3_600.0, "h", 60.0, "m"), (60.0, "m", 1.0, "s"))
 NARROWEST: Final = 40
+MOST_THREADS: Final = 16
+"""Of one worker, that are shown while they are idle; ``gateways scripts`` has more than a hundred."""
 
 Row = tuple[str, str, str, str, str, str]
 """The columns of HEADINGS."""
@@ -113,7 +115,7 @@ def head_lines(status: Mapping[str, Any], width: int) -> list[str]:
 
 
 def worker_rows(worker: Mapping[str, Any]) -> Iterator[Row]:
-    """Yield the row of a worker, then those of its threads."""
+    """Yield the row of a worker, then those of its threads; many that are idle are one row."""
     yield (
         str(worker["pid"]),
         one_line(worker["state"]),
@@ -122,7 +124,11 @@ def worker_rows(worker: Mapping[str, Any]) -> Iterator[Row]:
         size_text(worker["private_bytes"]),
         f"generation {worker['generation']}",
     )
-    for thread in worker["threads"]:
+    threads = worker["threads"]
+    idle = [thread for thread in threads if thread["state"] != "busy"] if len(threads) > MOST_THREADS else []
+    for thread in threads:
+        if thread in idle:
+            continue
         busy = thread["state"] == "busy"
         yield (
             f"  {thread['thread']}",
@@ -132,6 +138,8 @@ def worker_rows(worker: Mapping[str, Any]) -> Iterator[Row]:
             "",
             one_line(f"{thread['protocol']} {thread['request']}") if busy else "",
         )
+    if idle:
+        yield ("  ...", "idle", "", str(sum(thread["requests"] for thread in idle)), "", f"{len(idle)} threads")
 
 
 def table(rows: Sequence[Row], width: int) -> Iterator[str]:

@@ -14,7 +14,18 @@ from gateways.settings import SETTINGS, Setting, Settings, load_settings
 
 __all__ = ["ADDRESSES", "SettingsCommand", "configured", "printing_options", "settings_options"]
 
-GROUPS: Final = ("Application", "Listen", "Workers", "Timeouts", "Limits", "Security", "Logs", "Control", "General")
+GROUPS: Final = (
+    "Application",
+    "Scripts",
+    "Listen",
+    "Workers",
+    "Timeouts",
+    "Limits",
+    "Security",
+    "Logs",
+    "Control",
+    "General",
+)
 COMMON_WIDTH: Final = 23
 FULL_WIDTH: Final = 31
 """Each as wide as the longest option that is shown, so that each of them takes one line of 80 columns."""
@@ -47,11 +58,13 @@ class RareOption(click.Option):
     """An option that only --help-all shows."""
 
 
-def settings_options() -> list[click.Parameter]:
-    """APP, an option for each other setting, and the file that may hold them."""
-    options = [SettingOption(setting) for setting in SETTINGS if not setting.positional]
-    config = click.Option(["--config"], metavar="FILE", help="TOML file with these names")
-    return [click.Argument(["app"], required=False), *options, config]
+def settings_options(schema: tuple[Setting, ...] = SETTINGS) -> list[click.Parameter]:
+    """An option for each setting, or the argument that it is, and the file that may hold them."""
+    options = [
+        click.Argument([setting.key], required=False) if setting.positional else SettingOption(setting)
+        for setting in schema
+    ]
+    return [*options, click.Option(["--config"], metavar="FILE", help="TOML file with these names")]
 
 
 def printing_options() -> list[click.Parameter]:
@@ -113,12 +126,12 @@ def show_all(ctx: click.Context, parameter: click.Parameter, value: bool) -> Non
         ctx.exit()
 
 
-def configured(arguments: dict[str, Any]) -> Settings | None:
+def configured(arguments: dict[str, Any], schema: tuple[Setting, ...] = SETTINGS) -> Settings | None:
     """The settings that are asked for, or None where they were only to be shown. Raises ConfigError."""
     show, as_json = arguments.pop("print_config"), arguments.pop("as_json")
     if as_json and not show:
         raise ConfigError("--json says in which form, and --print-config what: give both")
-    settings = load_settings(arguments)
+    settings = load_settings(arguments, schema=schema)
     if not show:
         return settings
     click.echo(config_json(settings) if as_json else config_table(settings))

@@ -9,8 +9,9 @@ import click
 
 from gateways.apps import loader
 from gateways.cli.options import ADDRESSES, SettingsCommand, configured, printing_options, settings_options
+from gateways.settings import Settings
 
-__all__ = ["command"]
+__all__ = ["command", "start"]
 
 
 def run(**arguments: Any) -> None:  # noqa: ANN401 - what click parsed
@@ -19,6 +20,11 @@ def run(**arguments: Any) -> None:  # noqa: ANN401 - what click parsed
     if settings is None:
         return
     loader.parse(settings.app)
+    start(settings)
+
+
+def start(settings: Settings) -> None:
+    """Serve, and end with the server's exit code."""
     from gateways.server.handover import VARIABLE  # noqa: PLC0415 - not for --help
     from gateways.server.inherited import fill_streams, take_variables  # noqa: PLC0415 - as above
     from gateways.server.service import serve  # noqa: PLC0415 - as above

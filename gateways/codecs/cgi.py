@@ -47,6 +47,8 @@ class HeadParser:
     """
 
     rest: bytes = b""
+    status_given: bool = False
+    """The head says what its status is."""
     _line: int = 0  # where the line starts that has no end yet
     _read: int = 0  # up to here there is no further LF
 
@@ -122,6 +124,7 @@ class HeadParser:
             else:
                 location = location or lower == "location"
                 headers.append((name, value.strip(" \t")))
+        self.status_given = bool(status_line or status)
         return ResponseHead(self.stream, status_line or status or ("302 Found" if location else "200 OK"), headers)
 
     def _status(self, text: str) -> str:

@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 __all__ = ["Connection"]
 
 READ_SIZE: Final = 65_536
+GONE: Final = select.POLLHUP | select.POLLERR | select.POLLNVAL
+HALF: Final[int] = getattr(select, "POLLRDHUP", 0)
+"""The peer has closed its sending side; Linux alone tells of it without a read."""
+WATCH: Final = 0.25
+"""Seconds between two looks at a request whose thread waits for something else than its peer."""
 LOOK: Final = 0.1
 """Seconds after which a thread that waits for its peer looks whether its request's time is over."""
 
@@ -237,6 +242,37 @@ class Connection:
                 return b""
             if not self.wait_for(select.POLLIN, self.pool.timeouts.body):
                 return None
+
+    def watch(self, exchange: Exchange, more: bool) -> tuple[int, float]:
+        """Return what a request has to poll() for, and the seconds until it looks again; ``more``: for its body too."""
+        # Over TCP a client that has gone has closed its sending side, at first, and no more: so nginx takes it, too.
+        # SCGI has clients that say in this way that their body is whole.
+        events = HALF if isinstance(self.peer, tuple) and self.codec.protocol != "scgi" else 0
+        if more and not exchange.body.ended:
+            if exchange.request.expects_continue and not exchange.body.received:
+                exchange.request.expects_continue = False
+                self.write(self.codec.send(Continue(exchange.request.stream)))
+            events |= select.POLLIN
+        return events, WATCH
+
+    def hear(self, exchange: Exchange, events: int) -> bool:
+        """Read what poll() has reported for ``exchange``, which this thread serves; True where the peer has gone."""
+        if events & (GONE | HALF):
+            return True
+        if events & select.POLLIN and not exchange.body.ended:
+            data = self.read_now()
+            if data is not None:
+                self.take(data)
+        return False
+
+    def read_now(self) -> bytes | None:
+        """Read once, without waiting; None where nothing has come, b"" at the end."""
+        try:
+            return os.read(self.fd, READ_SIZE)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
 
     # -- serving ------------------------------------------------------------------------------------------------
 

@@ -164,6 +164,18 @@ class Exchange:
             offset += len(data)
             count -= len(data)
 
+    def fileno(self) -> int:
+        """Return the connection's descriptor, for poll() alone."""
+        return self.connection.fd
+
+    def watch(self, more: bool) -> tuple[int, float]:
+        """Return what to poll() for, and how long at most; ``more``: bytes of the body are wanted too."""
+        return self.connection.watch(self, more)
+
+    def hear(self, events: int) -> bool:
+        """Take what poll() has reported; returns whether the peer has gone, or wants no answer."""
+        return self.connection.hear(self, events)
+
     def abandon(self) -> None:
         """Give the response up after its head.
 

@@ -371,7 +371,8 @@ class Master:
         if self._stopping_since is not None or upgrade.checking:
             return
         if not upgrade.possible:
-            self._not_replaced("this server cannot start its program again: it was not started by 'gateways serve'")
+            started = "'gateways serve' or 'gateways scripts'"
+            self._not_replaced(f"this server cannot start its program again: it was not started by {started}")
             return
         try:
             self._service.notifier.reloading()

@@ -7,6 +7,7 @@ all their bodies are whole. While one is not, whichever thread waits for a body 
 from __future__ import annotations
 
 import contextlib
+import select
 import threading
 from collections.abc import Iterable
 from os import writev
@@ -16,7 +17,7 @@ from gateways.body import RequestBody
 from gateways.codecs.events import Abort, Body, EndOfBody, EndOfResponse, Event, RawBody, Refused, Request
 from gateways.codecs.refusal import error_response
 from gateways.errors import BodyError, LocalProtocolError, PeerClosed, RemoteProtocolError, RequestTimeout
-from gateways.server.connection import LOOK, Connection
+from gateways.server.connection import GONE, HALF, LOOK, WATCH, Connection
 from gateways.server.exchange import Exchange
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ __all__ = ["MultiplexConnection"]
 _NEVER: Final = float("inf")
 _COPIED: Final = 4096  # bytes of body up to which a copy costs less than a longer system call
 _BLOCK: Final = 64  # bytes that a piece of a body takes beside its content
+_SHARED: Final = 0.02
+"""As WATCH, where another thread may have read what this one waits for."""
 _NO_RECORD: Final = b"\xff" * 8  # its version is 255
 
 
@@ -310,6 +313,46 @@ class MultiplexConnection(Connection):
         else:
             self._pull_in_turn(body)
 
+    def watch(self, exchange: Exchange, more: bool) -> tuple[int, float]:
+        """Return what to poll() for: where the poller does not read, the threads that wait do, for aborts too."""
+        events = HALF if isinstance(self.peer, tuple) else 0
+        more = more and not exchange.body.ended
+        with self.lock:
+            shared = more and len(self.exchanges) > 1
+            # Who waits for no body leaves the reading to those that do.
+            mine = more or all(other.body.ended for other in self.exchanges.values())
+            if mine and not (self.reading or self.eof or self.closed) and not self._others_full():
+                events |= select.POLLIN
+        return events, _SHARED if shared else WATCH
+
+    def hear(self, exchange: Exchange, events: int) -> bool:
+        """Read what poll() has reported, for all requests; True where the peer has gone, or has aborted this one."""
+        if events & (GONE | HALF):
+            return True
+        if events & select.POLLIN:
+            with self.lock:
+                if self.reading or self.eof or self.closed or self._others_full():
+                    return exchange.aborted or self.eof
+                self.reading = True
+            try:
+                data = self.read_now()
+                if data is not None:
+                    self.take(data)
+            finally:
+                self._read_for_all()
+        return exchange.aborted or self.eof
+
+    def _read_for_all(self) -> None:
+        """A thread that serves a request has read: pass on what came, and the reading side."""
+        for other in self.backlog:
+            self.pool.submit(other)
+        self.backlog = []
+        with self.lock:
+            self.reading = False
+            if self.arrived is not None:
+                self.arrived.notify_all()
+            self._settle()
+
     def _pull_in_turn(self, body: RequestBody) -> None:
         turn = False
         with self.lock:
@@ -390,7 +433,9 @@ class MultiplexConnection(Connection):
         """Another request, served by another thread, must first read what is held for it."""
         most = self.pool.limits.body_buffer
         for other in self.exchanges.values():
-            if other.body.held > most and other.started and not other.ended and other.body not in self.readers:
+            body = other.body
+            # What is not ready lacks no more than its end: only reading brings that.
+            if body.held > most and body.ready and other.started and not other.ended and body not in self.readers:
                 return True
         return False
 

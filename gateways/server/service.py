@@ -386,7 +386,8 @@ def _serve(service: Service, master: Master, handed: Handed | None, runtime: str
     where = ", ".join(f"{protocol} on {address}" for protocol, address in settings.listeners)
     shape = f"{settings.workers} x {settings.threads} threads" if settings.threads > 1 else str(settings.workers)
     log.info(f"{version_line()}: {settings.app}, {where}, workers {shape}")
-    privileges.warn_root(log, settings.user)
+    if settings.scripts is None:  # they never run as root
+        privileges.warn_root(log, settings.user)
     service.write_pid(handed)
     service.attend(master, handed, runtime)
     if settings.preload:

@@ -18,6 +18,7 @@ from gateways.server.process import flush
 
 __all__ = ["Upgrade"]
 
+_SCRIPTS: Final = "scripts"
 _COMMAND: Final = "serve"
 _CHECK: Final = "check"
 _DIRECTORY: Final[int] = getattr(os, "O_PATH", os.O_RDONLY)  # enough for fchdir(2), also where it may not be read
@@ -36,8 +37,8 @@ class Upgrade:
 
     @property
     def possible(self) -> bool:
-        """The command line is one of ``gateways serve``, which can be repeated."""
-        return sys.argv[1:2] == [_COMMAND] and sys.orig_argv[-len(sys.argv) + 1 :] == sys.argv[1:]
+        """The command line is one of ``gateways serve`` or ``scripts``, which can be repeated."""
+        return sys.argv[1:2] in ([_COMMAND], [_SCRIPTS]) and sys.orig_argv[-len(sys.argv) + 1 :] == sys.argv[1:]
 
     @property
     def checking(self) -> bool:
@@ -47,7 +48,8 @@ class Upgrade:
     def begin(self, seconds: float) -> None:
         """Start the check, which may take so long; raises OSError."""
         words = list(self._words)
-        words[len(words) - len(sys.argv) + 1] = _CHECK
+        at = len(words) - len(sys.argv) + 1
+        words[at : at + 1] = [_CHECK] if words[at] == _COMMAND else [_SCRIPTS, f"--{_CHECK}"]
         self._check = subprocess.Popen(  # noqa: S603  (our own command line)
             words, env=self._environment, cwd=self._directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )

@@ -6,6 +6,7 @@ gone) means stop too.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -15,13 +16,13 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateways.apps import App
 from gateways.apps.loader import load
 from gateways.apps.secret import SecretApp
 from gateways.apps.wsgi import WSGIApp
-from gateways.errors import ConfigError
+from gateways.errors import ConfigError, WorkerBootError
 from gateways.server.accesslog import AccessLog
 from gateways.server.admission import Admission, Networks
 from gateways.server.channel import CANCEL, CONNECTION, LEAVING, READY, REOPEN, STOP, Channel, Message
@@ -34,10 +35,15 @@ from gateways.server.pool import Pool
 from gateways.server.protocols import BehindProxy, Protocols
 from gateways.server.scoreboard import Board
 from gateways.server.stacks import attend
-from gateways.settings import Settings
+from gateways.settings import Scripts, Settings
+
+if TYPE_CHECKING:
+    from gateways.apps.script import ScriptApp
 
 __all__ = ["LEAVE", "Place", "run_worker"]
 
+_BEFORE: Final = 1.5
+"""Seconds before the master kills a worker that has not left, in which scripts are ended that still run."""
 LEAVE: Final = (signal.SIGTERM, signal.SIGQUIT)
 """What asks a worker itself to leave. Any other signal that has a handler is the application's own."""
 
@@ -67,13 +73,38 @@ class Place:
 
 def run_worker(settings: Settings, place: Place, log: ErrorLog) -> None:
     """Serve until told to stop; raises WorkerBootError, ConfigError."""
+    if settings.scripts is not None:
+        with contextlib.closing(script_app(settings.scripts, settings.mount, log)) as scripts:
+            left = max(0.0, settings.timeouts.graceful - _BEFORE)
+            serve_app(scripts, settings, place, log, leaving=lambda: scripts.end_in(left))
+        return
     application = place.application
     if application is None:
         sys.path.insert(0, os.getcwd())
         application = load(settings.app)
-    app: App = WSGIApp(
-        application, log, mount=settings.mount, threads=settings.threads > 1, processes=settings.workers > 1
-    )
+    app = WSGIApp(application, log, mount=settings.mount, threads=settings.threads > 1, processes=settings.workers > 1)
+    serve_app(app, settings, place, log)
+
+
+def script_app(scripts: Scripts, mount: str | None, log: ErrorLog) -> ScriptApp:
+    """Return what runs CGI scripts; raises WorkerBootError, ConfigError."""
+    from gateways.apps.choice import Chooser  # noqa: PLC0415  (for those who ask for it)
+    from gateways.apps.script import ScriptApp  # noqa: PLC0415  (as above)
+
+    try:
+        chooser = Chooser(
+            scripts.root or None, script=scripts.script or None, index=scripts.index,
+            interpreters=scripts.interpreters, mount=mount,
+        )  # fmt: skip
+    except OSError as error:
+        raise WorkerBootError(f"cannot run {scripts}: {error.strerror}") from None
+    return ScriptApp(chooser, log, limits=scripts.limits, passed=scripts.passed, user=scripts.script_user)
+
+
+def serve_app(
+    app: App, settings: Settings, place: Place, log: ErrorLog, leaving: Callable[[], None] | None = None
+) -> None:
+    """Serve one App until told to stop; ``leaving`` is called then."""
     if settings.secret:
         app = SecretApp(app, settings.secret, log)
     observed = ObservedApp(app, place.board, place.slot, place.access_log)
@@ -85,7 +116,7 @@ def run_worker(settings: Settings, place: Place, log: ErrorLog) -> None:
     listeners = [Listener(pool, way.sock, way.protocol, way.connector, place.admission) for way in ways]
     channel = Channel(place.control)
     passing = Passing(pool, channel, ways)
-    stop = _Stop(pool, listeners, passing)
+    stop = _Stop(pool, listeners, passing, leaving)
     pool.watch(place.wakeup, _Signals(stop, place.wakeup, channel))
     orders = _Orders(channel, place.log_fds, stop, passing)
     if settings.request_timeout:
@@ -209,13 +240,19 @@ class _Relay:
 class _Stop:
     """What the master's order, its end, and some signals of a worker mean: finish what runs, and leave."""
 
-    def __init__(self, pool: Pool, listeners: list[Listener], passing: Passing) -> None:
+    def __init__(
+        self, pool: Pool, listeners: list[Listener], passing: Passing, leaving: Callable[[], None] | None
+    ) -> None:
         self._pool = pool
         self._listeners = listeners
         self._passing = passing
+        self._leaving = leaving
 
     def leave(self, *, others: bool) -> None:
         """Take the last connections that wait, then no more; others, if there are any, go on with the kept ones."""
+        leaving, self._leaving = self._leaving, None
+        if leaving is not None:
+            leaving()
         self._pool.stop(self._passing if others else None)
         listeners, self._listeners = self._listeners, []
         for listener in listeners:

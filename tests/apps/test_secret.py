@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from gateways.apps import Exchange
+from gateways.apps import Exchange, WatchedExchange
 from gateways.apps.secret import SecretApp
 from gateways.codecs.events import Event, Request, ResponseHead
 from gateways.errors import PeerClosed
@@ -140,7 +140,7 @@ def test_both_names_are_always_taken_away(protocol: str) -> None:
     seen: list[dict[str, str]] = []
     inner = SecretApp(shown, SECRET, MemoryLog())
 
-    def noting(exchange: Exchange) -> None:
+    def noting(exchange: WatchedExchange) -> None:
         inner(exchange)
         seen.append(exchange.request.params)
 

@@ -92,6 +92,15 @@ class FakeExchange:
         if len(data) < count:
             raise LocalProtocolError(self.protocol, "the file became shorter while it was sent")
 
+    def fileno(self) -> int:
+        raise AssertionError
+
+    def watch(self, more: bool) -> tuple[int, float]:
+        raise AssertionError
+
+    def hear(self, events: int) -> bool:
+        raise AssertionError
+
     def abandon(self) -> None:
         assert not self.ended
         self.ended = self.abandoned = True

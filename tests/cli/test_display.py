@@ -45,6 +45,21 @@ def test_a_hundred_workers_are_aligned() -> None:
     assert {row.index("generation") for row in rows if "generation" in row} == {rows[0].index("REQUEST", 40)}
 
 
+def test_many_idle_threads_are_one_row() -> None:
+    document = status_document()
+    worker = document["workers"][0]
+    busy = next(thread for thread in worker["threads"] if thread["state"] == "busy")
+    idle = {"state": "idle", "for": 1.0, "requests": 2, "request": "", "protocol": ""}
+    worker["threads"] = [busy | {"thread": 0}, *(idle | {"thread": number} for number in range(1, 17))]
+    document["workers"] = [worker]
+    rows = status_text(document, 200).splitlines()[-3:]
+    assert rows[0].startswith(str(worker["pid"]))
+    assert rows[1].split()[:2] == ["0", "busy"]
+    assert rows[2].split() == ["...", "idle", "32", "16", "threads"]
+    worker["threads"].pop()
+    assert status_text(document, 200).count(" idle ") == 15
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

@@ -136,8 +136,8 @@ def test_the_application_does_not_get_what_is_meant_for_the_master(
 # The help
 
 
-def help_lines(capsys: pytest.CaptureFixture[str], option: str) -> list[str]:
-    assert cli.run(["serve", option]) == 0
+def help_lines(capsys: pytest.CaptureFixture[str], option: str, command: str = "serve") -> list[str]:
+    assert cli.run([command, option]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     return lines

@@ -1,0 +1,232 @@
+"""One script as a process: started in a session of its own, signalled as a group, reaped by its own pid.
+
+No Python runs between fork and exec, since other threads hold locks at that moment. Where the C library can do it all,
+posix_spawn() does, else subprocess, which takes fork() where the user is changed. Limits are set by a shell that then
+becomes the script, so that they are there before its first instruction. The group is signalled only while the script
+itself is not reaped: until then no other group can have its number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gateways.apps.spawning import make_spawner
+from gateways.limits import ScriptLimits
+
+__all__ = ["Identity", "Launcher", "Process"]
+
+SHELL: Final = "/bin/sh"
+ENCODING: Final = sys.getfilesystemencoding()
+_CPU_GRACE: Final = 1  # seconds between SIGXCPU and SIGKILL
+_LONGEST_PAUSE: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """As whom a script runs."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+class Process:
+    """A script that runs. ``stdin`` is -1 where it has none, or that was closed; ``stdout`` and ``stderr`` likewise."""
+
+    def __init__(self, pid: int, stdin: int, stdout: int, stderr: int) -> None:
+        self._reaping = threading.Lock()
+        self.pid = pid
+        self.stdin = stdin
+        self.stdout = stdout
+        self.stderr = stderr
+        self.code: int | None = None
+        """Its exit status, or minus the signal that ended it; None until it is reaped."""
+
+    def close_stdin(self) -> None:
+        """Say that nothing more comes."""
+        if self.stdin >= 0:
+            os.close(self.stdin)
+            self.stdin = -1
+
+    def close_stdout(self) -> None:
+        """Listen no more."""
+        if self.stdout >= 0:
+            os.close(self.stdout)
+            self.stdout = -1
+
+    def close_stderr(self) -> None:
+        """Listen no more."""
+        if self.stderr >= 0:
+            os.close(self.stderr)
+            self.stderr = -1
+
+    def close(self) -> None:
+        """Close what is open of its pipes."""
+        self.close_stdin()
+        self.close_stdout()
+        self.close_stderr()
+
+    def exited(self) -> bool:
+        """Whether it has ended; it is not reaped by that."""
+        if self.code is not None:
+            return True
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:  # somebody else has reaped it
+            return True
+
+    def await_exit(self, seconds: float) -> bool:
+        """Wait until it has ended, at most so long; returns whether it has."""
+        if self.exited():
+            return True
+        deadline = time.monotonic() + seconds
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except (AttributeError, OSError):  # not Linux; no descriptor left
+            pause = 0.0005
+            while not self.exited() and time.monotonic() < deadline:
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        else:
+            try:
+                poll = select.poll()
+                poll.register(pidfd, select.POLLIN)
+                poll.poll(max(1, int(seconds * 1000)))
+            finally:
+                os.close(pidfd)
+        return self.exited()
+
+    def reap(self) -> int:
+        """Take the exit status of a script that has ended."""
+        with self._reaping:
+            if self.code is None:
+                try:
+                    self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+                except ChildProcessError:
+                    self.code = 0
+        return self.code
+
+    def signal(self, number: int) -> None:
+        """Send a signal to all of its group; nothing where it is reaped."""
+        with self._reaping, contextlib.suppress(ProcessLookupError, PermissionError):
+            if self.code is None:
+                os.killpg(self.pid, number)
+
+
+class Launcher:
+    """Starts scripts within the limits that the system itself keeps (RLIMIT_*)."""
+
+    def __init__(self, limits: ScriptLimits) -> None:
+        self._shell = shell_of(limits)
+        self._spawner = make_spawner()
+        self._null = os.open(os.devnull, os.O_RDONLY)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        null, self._null = self._null, -1
+        if null >= 0:
+            os.close(null)
+
+    def start(
+        self, argv: Sequence[str], env: Mapping[str, str], directory: str, identity: Identity | None, *, stdin: bool
+    ) -> Process:
+        """Start a script in ``directory``; ``stdin``: it has something to read. Raises OSError, ValueError."""
+        opened: list[int] = []
+        try:
+            theirs, ours = self._null, -1
+            if stdin:
+                theirs, ours = pipe(opened)
+                os.set_blocking(ours, False)
+            stdout, stdout_in = pipe(opened)
+            stderr, stderr_in = pipe(opened)
+            whole = [*self._shell, *argv]
+            if self._spawner is not None and identity is None and "/" in whole[0] and min(theirs, *opened) > 2:
+                texts = [os.fsencode(text) for text in whole]
+                pid = self._spawner.spawn(
+                    texts, environment(env), os.fsencode(directory), theirs, stdout_in, stderr_in
+                )  # fmt: skip
+            else:
+                pid = start_by_subprocess(whole, env, directory, identity, theirs, stdout_in, stderr_in)
+        except BaseException:
+            for fd in opened:
+                os.close(fd)
+            raise
+        if stdin:
+            os.close(theirs)
+        os.close(stdout_in)
+        os.close(stderr_in)
+        return Process(pid, ours, stdout, stderr)
+
+
+def environment(env: Mapping[str, str]) -> list[bytes]:
+    """Return it as the system has it, as os.fsencode would; raises ValueError for a NUL."""
+    texts = "\0".join([f"{name}={value}" for name, value in env.items()])
+    found = texts.encode(ENCODING, "surrogateescape").split(b"\0") if env else []
+    if len(found) != len(env):
+        raise ValueError("embedded null byte")
+    return found
+
+
+def start_by_subprocess(
+    argv: Sequence[str], env: Mapping[str, str], directory: str, identity: Identity | None, stdin: int, stdout: int,
+    stderr: int,
+) -> int:  # fmt: skip
+    """Start a script as another user, or where the C library cannot do it alone; returns its process."""
+    popen = subprocess.Popen(  # noqa: S603  (what the operator has put there)
+        argv, stdin=stdin, stdout=stdout, stderr=stderr, cwd=directory, env=env, bufsize=0, start_new_session=True,
+        user=None if identity is None else identity.uid,
+        group=None if identity is None else identity.gid,
+        extra_groups=None if identity is None else identity.groups,
+    )  # fmt: skip
+    popen.returncode = 0  # it is not subprocess that reaps it
+    return popen.pid
+
+
+def pipe(opened: list[int]) -> tuple[int, int]:
+    """Return both ends of a new pipe, noted for the case that something fails."""
+    ends = os.pipe()
+    opened += ends
+    return ends
+
+
+def shell_of(limits: ScriptLimits) -> tuple[str, ...]:
+    """Return what goes before a script's arguments, so that it has its limits; nothing where there are none."""
+    wanted: list[tuple[str, int, int]] = []
+    if limits.cpu_seconds:
+        hard = least(resource.RLIMIT_CPU, limits.cpu_seconds + _CPU_GRACE)
+        wanted.append(("-t", min(limits.cpu_seconds, hard), hard))
+    if limits.memory:
+        size = least(resource.RLIMIT_AS, limits.memory) // 1024
+        wanted.append(("-v", size, size))
+    if limits.open_files:
+        count = least(resource.RLIMIT_NOFILE, limits.open_files)
+        wanted.append(("-n", count, count))
+    if limits.processes:
+        count = least(resource.RLIMIT_NPROC, limits.processes)
+        wanted.append((processes_option(), count, count))
+    if not wanted:
+        return ()
+    steps = [f"ulimit -S {option} {soft} && ulimit -H {option} {hard} || exit 126" for option, soft, hard in wanted]
+    return (SHELL, "-c", "\n".join([*steps, 'exec "$0" "$@"']))
+
+
+def least(kind: int, wanted: int) -> int:
+    """Return what may be set: nobody but root can raise a hard limit."""
+    hard = resource.getrlimit(kind)[1]
+    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+
+
+def processes_option() -> str:
+    """Return how this system's shell calls RLIMIT_NPROC: bash -u, dash and busybox -p."""
+    asked = subprocess.run([SHELL, "-c", "ulimit -u"], stdin=subprocess.DEVNULL, capture_output=True, check=False)  # noqa: S603
+    return "-u" if asked.returncode == 0 else "-p"

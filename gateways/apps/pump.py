@@ -1,0 +1,281 @@
+"""Moves bytes between one script and one request, both ways at the same time, in the thread that serves the request.
+
+The body goes to the script's standard input as it comes and as the script takes it; what the script writes goes to the
+caller as it is written once the script has all of the body. No more is held than one block of the body, and HOLD bytes
+of output. A peer that goes away is noticed while the script is silent. What the bytes mean is not known here.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from gateways.apps import WatchedExchange
+from gateways.apps.processes import Process
+from gateways.apps.reaper import LEFT
+from gateways.errors import BodyError
+from gateways.limits import ScriptLimits
+
+__all__ = ["Failed", "Pump"]
+
+BLOCK: Final = 65_536
+HOLD: Final = 262_144
+"""Bytes of output that wait for the end of the body. nginx sends nothing more of a request once it has passed on the
+head of the answer (ngx_http_upstream.c: header_sent, preserve_output): a script that reads on would wait for ever."""
+LOOK: Final = 0.25
+"""Seconds between two looks at whether the script has ended."""
+_BLOCKS: Final = 64
+"""What of standard error, at most, is read after the script has ended: a pipe's content is less."""
+_NEVER: Final = float("inf")
+_READ: Final = select.POLLIN | select.POLLHUP | select.POLLERR
+
+
+class Failed(Exception):
+    """The script is to be ended; ``status`` is the answer if none has been sent, ``reason`` is for the log."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(f"{status}: {reason}")
+        self.status = status
+        self.reason = reason
+
+
+class Sink(Protocol):
+    """Who takes what a script writes."""
+
+    @property
+    def ended(self) -> bool:
+        """It wants no more."""
+
+    def output(self, data: bytes, *, fed: bool) -> None:
+        """A block of its standard output; ``fed``: the script will get no more of the request's body."""
+
+    def errors(self, data: bytes) -> None:
+        """A block of its standard error."""
+
+
+class Pump:
+    """One script and one request. ``deadline`` is when the script has had its time."""
+
+    gone: bool = False
+    """The peer has gone, or wants no answer."""
+    left_behind: bool = False
+    """The script has ended, and what it has started holds its standard output."""
+    late: int = 0
+    """Bytes that came of such."""
+    _pending: bytes = b""
+    """Of the body, for the script."""
+    _blocked: bool = False
+    """The script's standard input is full."""
+    _received: int = 0
+    _held: bytes = b""
+    """Of the output."""
+
+    def __init__(
+        self, exchange: WatchedExchange, process: Process, sink: Sink, limits: ScriptLimits,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._exchange = exchange
+        self._process = process
+        self._sink = sink
+        self._limits = limits
+        self._clock = clock
+        now = clock()
+        self.deadline = now + limits.script_timeout if limits.script_timeout else _NEVER
+        self._moved = now
+        """When the last byte went to the script or came from it."""
+        self._left_until = _NEVER
+
+    def run(self) -> None:
+        """Return when the script's standard output has ended, or nobody wants it; raises Failed, PeerClosed.
+
+        The descriptor of that is closed if it has ended.
+        """
+        process = self._process
+        exchange = self._exchange
+        connection = exchange.fileno()
+        poll = select.poll()
+        poll.register(process.stdout, select.POLLIN)
+        poll.register(process.stderr, select.POLLIN)
+        watched = -1
+        next_look = self._clock() + LOOK
+        while True:
+            self._feed()
+            if self._held and process.stdin < 0:
+                self._pass_on(b"")
+                if self._sink.ended:
+                    return
+            events, seconds = exchange.watch(self._wants_body())
+            if events != watched:
+                poll.register(connection, events)
+                watched = events
+            waits_to_write = self._blocked and process.stdin >= 0
+            stdin = process.stdin
+            if waits_to_write:
+                poll.register(stdin, select.POLLOUT)
+            now = self._clock()
+            until = min(now + seconds, self._deadline(now), next_look)
+            found = poll.poll(max(0, int((until - now) * 1000) + 1))
+            if waits_to_write:
+                poll.unregister(stdin)
+            now = self._clock()
+            heard = 0
+            output = 0
+            for fd, event in found:
+                if fd == process.stdout:
+                    output = event
+                elif fd == process.stderr:
+                    self._read_errors(poll, event)
+                elif fd == connection:
+                    heard = event
+                elif event:
+                    self._blocked = False
+            if output and self._read_output(output, now):
+                process.close_stdout()
+                return
+            if self._sink.ended:  # and the connection perhaps closed
+                return
+            if (heard or not found) and exchange.hear(heard):
+                self.gone = True
+                return
+            now = self._clock()  # the peer may have taken its time
+            if now >= next_look:
+                next_look = now + LOOK
+                self._look_for_exit(now)
+            if now >= self._left_until:
+                self._pass_on(b"")
+                return
+            self._check_time(now)
+
+    # -- from the script ----------------------------------------------------------------------------------------
+
+    def _read_output(self, event: int, now: float) -> bool:
+        """Pass on a block of output; returns whether that was the end of it. Raises Failed, PeerClosed."""
+        data = os.read(self._process.stdout, BLOCK)
+        if data:
+            self._moved = now
+            self._received += len(data)
+            if self.left_behind:
+                self.late += len(data)
+            most = self._limits.max_output
+            if 0 < most < self._received:
+                raise Failed(502, f"wrote more than {most} bytes, the limit of its output")
+        # Where the other end was closed already when poll() looked, a short read has brought all.
+        ended = not data or (event & select.POLLHUP != 0 and len(data) < BLOCK)
+        if ended or self._process.stdin < 0 or len(self._held) + len(data) > HOLD:
+            self._pass_on(data)
+        else:
+            self._held += data
+        return ended
+
+    def _pass_on(self, data: bytes) -> None:
+        """Hand over what was held, and ``data``; raises Failed, PeerClosed."""
+        data, self._held = self._held + data, b""
+        if data:
+            self._sink.output(data, fed=self._process.stdin < 0)
+            self._moved = self._clock()
+
+    def _read_errors(self, poll: select.poll, event: int) -> None:
+        data = os.read(self._process.stderr, BLOCK)
+        if data:
+            self._moved = self._clock()
+            self._sink.errors(data)
+        if not data or (event & select.POLLHUP and len(data) < BLOCK):
+            poll.unregister(self._process.stderr)
+            self._process.close_stderr()
+
+    def settle(self, seconds: float) -> bool:
+        """After ``run``: wait until the script has ended, at most so long, and take what is left in its pipes.
+
+        Returns whether it has ended. Ends of pipes that nobody writes to any more are closed.
+        """
+        if self._sink.ended:  # nobody waits: the ends of the pipes come with that of the script
+            self._take_rest(seconds)
+        ended = self._process.await_exit(seconds)
+        self._take_rest(0.0)
+        return ended
+
+    def _take_rest(self, seconds: float) -> None:
+        """Take what comes of standard error, and throw away what does of standard output, until both have ended."""
+        process = self._process
+        if process.stdout < 0 and process.stderr < 0:
+            return
+        poll = select.poll()
+        for fd in (process.stderr, process.stdout):
+            if fd >= 0:
+                poll.register(fd, select.POLLIN)
+        deadline = self._clock() + seconds
+        for _ in range(_BLOCKS):
+            found = poll.poll(int(max(0.0, deadline - self._clock()) * 1000) if seconds else 0)
+            for fd, event in found:
+                data = os.read(fd, BLOCK) if event & select.POLLIN else b""
+                if data:
+                    if fd == process.stderr:
+                        self._sink.errors(data)
+                    continue
+                poll.unregister(fd)
+                if fd == process.stderr:
+                    process.close_stderr()
+                else:
+                    process.close_stdout()
+            if not found or (process.stdout < 0 and process.stderr < 0):
+                return
+
+    def _look_for_exit(self, now: float) -> None:
+        """Notice a script that has ended while others hold its output."""
+        if not self.left_behind and self._process.exited():
+            self.left_behind = True
+            self._left_until = now + LEFT
+
+    # -- to the script ------------------------------------------------------------------------------------------
+
+    def _wants_body(self) -> bool:
+        """More of the body could go on, or be thrown away, as soon as it comes."""
+        return not (self._pending or self._exchange.body.ready)
+
+    def _feed(self) -> None:
+        """Write what there is of the body, as far as the script takes it; raises Failed."""
+        process = self._process
+        body = self._exchange.body
+        while not self._blocked:
+            if not self._pending:
+                if not body.ready:
+                    return
+                try:
+                    self._pending = body.read1(BLOCK)
+                except BodyError as error:  # no end of file: half a body must not pass for a whole one
+                    raise Failed(error.status_hint, str(error)) from None
+                if not self._pending:
+                    process.close_stdin()
+                    return
+            if process.stdin < 0:  # it wants no more, and the web server may read nothing until it has sent all
+                self._pending = b""
+                continue
+            try:
+                sent = os.write(process.stdin, self._pending)
+            except BlockingIOError:
+                self._blocked = True
+                return
+            except BrokenPipeError:
+                process.close_stdin()
+                continue
+            self._moved = self._clock()
+            self._pending = self._pending[sent:]
+
+    # -- time ---------------------------------------------------------------------------------------------------
+
+    def _deadline(self, now: float) -> float:
+        idle = self._limits.idle_timeout
+        soonest = min(self.deadline, self._left_until)
+        return max(now, min(soonest, self._moved + idle) if idle else soonest)
+
+    def _check_time(self, now: float) -> None:
+        limits = self._limits
+        if now >= self.deadline:
+            raise Failed(504, f"has run for {limits.script_timeout:g} s, the limit of its time")
+        if limits.idle_timeout and now >= self._moved + limits.idle_timeout:
+            if self._process.stdin >= 0 and self._wants_body():
+                raise Failed(408, f"waited for {limits.idle_timeout:g} s for the request's body")
+            raise Failed(504, f"has written and read nothing for {limits.idle_timeout:g} s")

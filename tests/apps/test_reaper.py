@@ -1,0 +1,105 @@
+"""What scripts leave behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tests.apps.scripts import HEAD, USER, Root, alive, answering, pid_in
+from tests.server.peers import Peer, request
+from tests.server.pools import within
+from tests.servers import LOOPBACK, Server, free_port, running
+
+
+def test_what_holds_the_standard_output_of_a_script_that_has_ended_is_killed(root: Root, note: Path) -> None:
+    root.sh("forks", *HEAD, "echo all", f"sh -c 'echo $$ >{note}; exec sleep 60' &")
+    with answering(root) as (served, _):
+        start = time.monotonic()
+        with served.connect() as peer:
+            assert peer.get("/forks").body == b"all\n"
+        assert time.monotonic() - start < 5
+        within(lambda: not alive(pid_in(note)), "what was left is gone")
+        assert "holds its standard output" in served.log.lines[-1]
+
+
+def test_so_it_is_where_the_answer_was_whole_before(root: Root, note: Path) -> None:
+    root.sh("counts", "echo Content-Length: 4", "echo", f"sh -c 'echo $$ >{note}; exec sleep 60' &", "echo all")
+    with answering(root) as (served, _):
+        with served.connect() as peer:
+            assert peer.get("/counts").body == b"all\n"
+        within(lambda: not alive(pid_in(note)), "what was left is gone")
+
+
+def test_a_daemon_that_lets_go_of_its_descriptors_lives_on(root: Root, note: Path) -> None:
+    root.sh("starts", *HEAD, f"setsid sh -c 'echo $$ >{note}; exec sleep 60' </dev/null >/dev/null 2>&1 &", "echo ok")
+    with answering(root) as (served, app):
+        with served.connect() as peer:
+            assert peer.get("/starts").body == b"ok\n"
+        pid = pid_in(note)
+        within(lambda: not app.turns.taken, "the script has ended")
+    assert alive(pid)
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_script_that_closes_its_standard_output_may_go_on(root: Root, note: Path) -> None:
+    root.sh("on", *HEAD, "echo ok", "exec >&-", "sleep 0.8", "echo late >&2", f"echo done >{note}")
+    with answering(root) as (served, app):
+        with served.connect() as peer:
+            assert peer.get("/on").body == b"ok\n"
+        assert note.read_text() == ""
+        assert app.turns.taken == 1
+        within(note.read_text, "it has gone on")
+        served.log.only("stderr: late")
+
+
+def test_nothing_is_left_when_the_worker_ends(root: Root, note: Path) -> None:
+    root.sh("stays", *HEAD, "echo ok", f"echo $$ >{note}", "exec >&- 2>&-", "exec sleep 60")
+    with answering(root) as (served, app):
+        with served.connect() as peer:
+            assert peer.get("/stays").body == b"ok\n"
+        pid = pid_in(note)
+        app.close()
+        within(lambda: not alive(pid), "it is killed")
+
+
+def test_no_descriptor_of_the_server_gets_into_a_script(root: Root) -> None:
+    root.sh("fds", *HEAD, "ls -l /proc/$$/fd")
+    leak, other = os.pipe()
+    os.set_inheritable(leak, True)
+    try:
+        with answering(root) as (served, _), served.connect() as peer:
+            lines = peer.get("/fds").body.decode().splitlines()
+    finally:
+        os.close(leak)
+        os.close(other)
+    numbers = {line.split(" -> ")[0].split()[-1]: line.split(" -> ")[1] for line in lines if " -> " in line}
+    assert {"0", "1", "2"} <= set(numbers)
+    script = [target for number, target in numbers.items() if number not in ("0", "1", "2")]
+    assert script in ([], [str(root.directory / "fds")]), "the shell's own"
+    assert numbers["0"] == "/dev/null"
+
+
+def test_nothing_outlives_a_worker_that_has_to_leave(root: Root, note: Path) -> None:
+    root.sh("last", "trap '' TERM", f"echo $$ >{note}", "while :; do sleep 0.1; done")
+    with answering(root) as (served, app), served.connect() as peer:
+        peer.send(request("http", "/last"))
+        pid = pid_in(note)
+        app.end_in(0.1)
+        assert peer.answer().status == 502
+        within(lambda: not alive(pid), "it is killed")
+
+
+def test_nor_does_anything_outlive_a_server(root: Root, note: Path, tmp_path: Path) -> None:
+    root.sh("last", "trap '' TERM", f"echo $$ >{note}", "while :; do sleep 0.1; done")
+    port = free_port()
+    argv = [sys.executable, "-m", "gateways", "scripts", "--root", str(root.directory), "--http", f"{LOOPBACK}:{port}"]
+    argv += ["--graceful-timeout", "2", "--control", "off"]
+    argv += ["--script-user", USER] if USER else []
+    with running(Server(tmp_path, argv, [port])) as server, Peer((LOOPBACK, port)) as peer:
+        peer.send(request("http", "/last"))
+        pid = pid_in(note)
+        assert server.stop() == 0
+        assert not alive(pid), server.text()

@@ -193,8 +193,9 @@ class WSGIApp:
             self._log.exception(exchange, "the application raised", error)
             response.fail(500)
         finally:
-            if errors.text or errors.sends:
+            if errors.text:
                 errors.detach()
+            errors.sends = False
 
 
 class _Response:

@@ -166,8 +166,8 @@ class WSGIApp:
         """Answer one request."""
         request = exchange.request
         params = request.params
-        response = _Response(exchange, self._log, params.get("REQUEST_METHOD", "") == "HEAD")
         errors = ErrorStream(exchange, self._log)
+        response = _Response(exchange, self._log, errors, params.get("REQUEST_METHOD", "") == "HEAD")
         try:
             environ = to_environ(params, exchange.protocol, self._mount)
             environ.update(self._base)
@@ -175,7 +175,7 @@ class WSGIApp:
             environ["wsgi.input"] = exchange.body
             environ["wsgi.errors"] = errors
             environ["gateways.protocol"] = exchange.protocol
-            response.run(self._application, environ, errors)
+            response.run(self._application, environ)
         except PeerClosed as error:
             self._log.notice(exchange, str(error))
         except (BodyError, RemoteProtocolError) as error:
@@ -209,11 +209,14 @@ class _Response:
     _head_sent: bool = False
     _streaming: bool = False
     """The head is out and the body has no length: blocks go as they come."""
+    _all_sent: bool = False
+    """It has ended with the last byte that its length allows, and the application's blocks have not."""
     ended: bool = False
 
-    def __init__(self, exchange: Exchange, log: Log, head_only: bool) -> None:
+    def __init__(self, exchange: Exchange, log: Log, errors: ErrorStream, head_only: bool) -> None:
         self._exchange = exchange
         self._log = log
+        self._errors = errors
         self._stream = exchange.request.stream
         self._head_only = head_only
         self._headers: list[tuple[str, str]] = []
@@ -267,17 +270,17 @@ class _Response:
         if block:
             self._send(block)
 
-    def run(self, application: Application, environ: dict[str, Any], errors: ErrorStream) -> None:
+    def run(self, application: Application, environ: dict[str, Any]) -> None:
         """Call the application, send all that it returns, and end the response."""
         result: Any = application(environ, self.start_response)  # what it is, is found out below
         try:
             if (type(result) is list or type(result) is tuple) and len(result) == 1 and not self._head_sent:
                 block = result[0]
-                if errors.text:
-                    errors.flush()
+                if self._errors.text:
+                    self._errors.flush()
                 self._send_whole(block if type(block) is bytes else _as_bytes(block))
             elif isinstance(result, FileWrapper) and self._send_file(result):
-                errors.flush()
+                self._errors.flush()
                 self._end()
             else:
                 for block in result:
@@ -285,7 +288,7 @@ class _Response:
                         self._exchange.send(Body(self._stream, block))
                     else:
                         self.write(block)
-                errors.flush()
+                self._errors.flush()
                 self._end()
         finally:
             if type(result) is not list:  # to find that it has none would cost more than all the rest here
@@ -345,18 +348,37 @@ class _Response:
         """Send one block, behind the head if that has not gone yet (PEP 3333: not before the first non-empty block)."""
         if not self._head_sent:
             self._started()
+        elif self._all_sent:
+            if self._left == 0 and not self._bodiless:
+                self._measured(data)
+                self._left = -1  # told once
+            return
         elif self.ended:
             raise LocalProtocolError("wsgi", "write() was called after the response had ended")
         if self._bodiless:
-            if not self._head_sent:
-                self._send_head(b"")
+            self._send_all(b"")
             return
         if self._left >= 0:
             data = self._measured(data)
-        if not self._head_sent:
+        if self._head_sent:
+            if data:
+                self._exchange.send(Body(self._stream, data))
+        elif self._left == 0:
+            self._send_all(data)
+        else:
             self._send_head(data)
-        elif data:
-            self._exchange.send(Body(self._stream, data))
+
+    def _send_all(self, data: bytes) -> None:
+        """Send the head with all that belongs to the response, and its end.
+
+        A client that has the last byte may be gone before the end could follow, and nginx with it.
+        """
+        if self._errors.text:
+            self._errors.flush()
+        self._head_sent = True
+        self._exchange.send(ResponseHead(self._stream, self._status, self._headers, data, True))
+        self._all_sent = True
+        self.ended = True
 
     def _send_head(self, data: bytes) -> None:
         self._head_sent = True
@@ -365,6 +387,9 @@ class _Response:
 
     def _end(self) -> None:
         """End the response; the head goes first where there was no body at all."""
+        if self._all_sent:
+            self._all_sent = False
+            return
         if not self._head_sent:
             self._started()
             headers = self._headers
@@ -381,7 +406,11 @@ class _Response:
             self.ended = True
             self._exchange.abandon()
             return
-        self._exchange.send(EndOfResponse(self._stream))
+        try:
+            self._exchange.send(EndOfResponse(self._stream))
+        except PeerClosed:
+            if self._left != 0:  # else it has all that it waits for
+                raise
         self.ended = True
 
     def _send_file(self, wrapper: FileWrapper) -> bool:

@@ -92,15 +92,6 @@ class FakeExchange:
         if len(data) < count:
             raise LocalProtocolError(self.protocol, "the file became shorter while it was sent")
 
-    def fileno(self) -> int:
-        raise AssertionError
-
-    def watch(self, more: bool) -> tuple[int, float]:
-        raise AssertionError
-
-    def hear(self, events: int) -> bool:
-        raise AssertionError
-
     def abandon(self) -> None:
         assert not self.ended
         self.ended = self.abandoned = True
@@ -245,6 +236,51 @@ def test_no_more_than_content_length(log: FakeLog, blocks: list[bytes], kind: Ca
     assert exchange.ended
     assert not exchange.abandoned
     assert "more bytes than its Content-Length" in log.notices[0]
+
+
+def test_a_first_block_that_is_all_goes_out_with_the_end(log: FakeLog) -> None:
+    """As Flask's iterators have it: once the client has the last byte, nginx may be gone before the end comes."""
+    headers = [("Content-Length", "3")]
+    exchange = get(returning(b"", b"abc", b"", headers=headers, kind=iter), log)
+    assert exchange.events == [ResponseHead(7, "200 OK", headers, b"abc", True)]
+    assert log.silent
+    exchange = get(returning(b"abc", b"d", b"e", headers=headers, kind=iter), log)
+    assert exchange.events == [ResponseHead(7, "200 OK", headers, b"abc", True)]
+    assert len(log.notices) == 1
+
+
+def test_a_head_that_is_all_goes_out_with_the_end(log: FakeLog) -> None:
+    exchange = get(returning(b"abc", b"d", kind=iter), log, params={"REQUEST_METHOD": "HEAD"})
+    assert exchange.events == [ResponseHead(7, "200 OK", TEXT, b"", True)]
+    exchange = get(returning(b"abc", status="304 Not Modified", kind=iter), log)
+    assert exchange.events == [ResponseHead(7, "304 Not Modified", TEXT, b"", True)]
+    assert log.silent
+
+
+def test_what_is_said_before_the_last_block_goes_before_the_end(log: FakeLog) -> None:
+    def application(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", [("Content-Length", "3")])
+        environ["wsgi.errors"].write("early")
+        yield b"abc"
+        environ["wsgi.errors"].write("late")
+        raise ValueError("later")
+
+    exchange = get(application, log, error_output=True)
+    assert exchange.events[0] == ErrorOutput(7, b"early")
+    assert exchange.content == b"abc"
+    assert exchange.ended
+    assert not exchange.abandoned
+    assert log.outputs == ["late"]
+    assert [str(error) for _, error in log.exceptions] == ["later"]
+
+
+def test_a_peer_that_goes_when_it_has_all(log: FakeLog) -> None:
+    headers = [("Content-Length", "3")]
+    exchange = get(returning(b"ab", b"c", headers=headers), log, gone_after=2)
+    assert exchange.content == b"abc"
+    assert log.silent
+    get(returning(b"ab", b"c", headers=headers), log, gone_after=1)
+    assert not log.silent
 
 
 @pytest.mark.parametrize("kind", [list, iter, tuple])

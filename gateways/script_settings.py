@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from gateways.errors import ConfigError
 from gateways.limits import ScriptLimits
-from gateways.schema import Setting
-from gateways.values import count, directory, duration, file_name, mount_point, size, text, time_text
+from gateways.schema import Setting, rare
+from gateways.values import count, directory, duration, file_name, mount_point, size, switch, text, time_text
 
 __all__ = ["NOT_FOR_SCRIPTS", "RARE_FOR_SCRIPTS", "SCRIPT_SETTINGS", "Scripts", "scripts_of"]
 
@@ -44,6 +44,8 @@ class Scripts:
     env: tuple[str, ...] = ()
     """NAME or NAME=VALUE."""
     script_user: str = ""
+    python_warm: bool = False
+    python_import: tuple[str, ...] = ()
     limits: ScriptLimits = DEFAULTS
     passed: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """What ``env`` means: the names with their values."""
@@ -77,6 +79,8 @@ def scripts_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Scripts
         raise ConfigError(
             "--user gives up what --script-user needs: to change the user of each script; give one of them"
         )
+    if values["python_import"] and not values["python_warm"]:
+        raise ConfigError("--python-import is for the Python of --python-warm: give both")
     limits = ScriptLimits(**{name: values[name] for name in ScriptLimits._fields})
     env = values["env"] or ()
     passed: dict[str, str] = {}
@@ -93,6 +97,8 @@ def scripts_of(values: Mapping[str, Any], environ: Mapping[str, str]) -> Scripts
         interpreter=values["interpreter"] or (),
         env=env,
         script_user=values["script_user"],
+        python_warm=values["python_warm"],
+        python_import=values["python_import"] or (),
         limits=limits,
         passed=passed,
     )
@@ -145,6 +151,14 @@ def variable(value: object) -> str:
     return written
 
 
+def module(value: object) -> str:
+    """The dotted name of a Python module."""
+    written = text(value)
+    if not all(part.isidentifier() for part in written.split(".")):
+        raise ValueError(f"{value!r} is not the name of a module")
+    return written
+
+
 def shown(name: str) -> str:
     """A default of ScriptLimits as a person would write it."""
     value = getattr(DEFAULTS, name)
@@ -173,6 +187,8 @@ SCRIPT_SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("interpreter", "Scripts", "EXT=FILE", "run names that end so with it", interpreter, many=True),
     Setting("env", "Scripts", "NAME[=VALUE]", "pass or set a variable", variable, many=True),
     Setting("script-user", "Scripts", "USER", "run them as USER, or owner: the file's", text, ""),
+    rare("python-warm", "Scripts", "", "fork Python scripts, modules imported", switch, default=False),
+    rare("python-import", "Scripts", "MODULE", "import it for them beforehand", module, many=True),
     limit("concurrency", "N", "scripts of a worker at the same time", common=True),
     limit("per-script", "N", "of one and the same program"),
     limit("queue", "N", "requests that wait for their turn"),

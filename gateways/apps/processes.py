@@ -18,12 +18,12 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from gateways.apps.spawning import make_spawner
 from gateways.limits import ScriptLimits
 
-__all__ = ["Identity", "Launcher", "Process"]
+__all__ = ["Identity", "Launcher", "Process", "Starter"]
 
 SHELL: Final = "/bin/sh"
 ENCODING: Final = sys.getfilesystemencoding()
@@ -123,6 +123,18 @@ class Process:
                 os.killpg(self.pid, number)
 
 
+class Starter(Protocol):
+    """Who starts scripts: a Launcher, or what does more."""
+
+    def start(
+        self, argv: Sequence[str], env: Mapping[str, str], directory: str, identity: Identity | None, *, stdin: bool
+    ) -> Process:
+        """Start a script in ``directory``; ``stdin``: it has something to read. Raises OSError, ValueError."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
 class Launcher:
     """Starts scripts within the limits that the system itself keeps (RLIMIT_*)."""
 
@@ -199,25 +211,33 @@ def pipe(opened: list[int]) -> tuple[int, int]:
     return ends
 
 
-def shell_of(limits: ScriptLimits) -> tuple[str, ...]:
-    """Return what goes before a script's arguments, so that it has its limits; nothing where there are none."""
-    wanted: list[tuple[str, int, int]] = []
+def rlimits(limits: ScriptLimits) -> list[tuple[int, int, int]]:
+    """Return what of the limits the system keeps: the resource, its soft and its hard limit."""
+    found: list[tuple[int, int, int]] = []
     if limits.cpu_seconds:
         hard = least(resource.RLIMIT_CPU, limits.cpu_seconds + _CPU_GRACE)
-        wanted.append(("-t", min(limits.cpu_seconds, hard), hard))
+        found.append((resource.RLIMIT_CPU, min(limits.cpu_seconds, hard), hard))
     if limits.memory:
-        size = least(resource.RLIMIT_AS, limits.memory) // 1024
-        wanted.append(("-v", size, size))
+        size = least(resource.RLIMIT_AS, limits.memory) // 1024 * 1024
+        found.append((resource.RLIMIT_AS, size, size))
     if limits.open_files:
         count = least(resource.RLIMIT_NOFILE, limits.open_files)
-        wanted.append(("-n", count, count))
+        found.append((resource.RLIMIT_NOFILE, count, count))
     if limits.processes:
         count = least(resource.RLIMIT_NPROC, limits.processes)
-        wanted.append((processes_option(), count, count))
-    if not wanted:
-        return ()
-    steps = [f"ulimit -S {option} {soft} && ulimit -H {option} {hard} || exit 126" for option, soft, hard in wanted]
-    return (SHELL, "-c", "\n".join([*steps, 'exec "$0" "$@"']))
+        found.append((resource.RLIMIT_NPROC, count, count))
+    return found
+
+
+def shell_of(limits: ScriptLimits) -> tuple[str, ...]:
+    """Return what goes before a script's arguments, so that it has its limits; nothing where there are none."""
+    options = {resource.RLIMIT_CPU: "-t", resource.RLIMIT_AS: "-v", resource.RLIMIT_NOFILE: "-n"}
+    steps = []
+    for kind, soft, hard in rlimits(limits):
+        option = options.get(kind) or processes_option()
+        unit = 1024 if kind == resource.RLIMIT_AS else 1
+        steps.append(f"ulimit -S {option} {soft // unit} && ulimit -H {option} {hard // unit} || exit 126")
+    return (SHELL, "-c", "\n".join([*steps, 'exec "$0" "$@"'])) if steps else ()
 
 
 def least(kind: int, wanted: int) -> int:

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 from gateways.apps import Exchange, WatchedExchange
 from gateways.apps.choice import Choice, ScriptRefused
 from gateways.apps.identities import Identities
-from gateways.apps.processes import Launcher, Process
+from gateways.apps.processes import Launcher, Process, Starter
 from gateways.apps.pump import Failed, Pump
 from gateways.apps.reaper import Reaper
 from gateways.apps.script_response import ErrorLines, ScriptResponse
@@ -63,18 +63,20 @@ class Scripts(Protocol):
 class ScriptApp:
     """CGI scripts as an App: one object for all requests of a worker; ``close`` ends what is left of them.
 
-    ``user`` is as for Identities, ``passed`` as for meta_variables. Raises ConfigError.
+    ``user`` is as for Identities, ``passed`` as for meta_variables; ``launcher`` is closed with this.
+    Raises ConfigError.
     """
 
     def __init__(
-        self, scripts: Scripts, log: Log, *, limits: ScriptLimits, passed: Mapping[str, str], user: str = ""
-    ) -> None:
+        self, scripts: Scripts, log: Log, *, limits: ScriptLimits, passed: Mapping[str, str], user: str = "",
+        launcher: Starter | None = None,
+    ) -> None:  # fmt: skip
         self.scripts = scripts
         self._log = log
         self._limits = limits
         self._passed = passed
         self._identities = Identities(user)
-        self._launcher = Launcher(limits)
+        self._launcher: Starter = launcher or Launcher(limits)
         self.turns = Turns(limits.concurrency, limits.per_script, limits.queue)
         self._reaper = Reaper()
         self._running: dict[int, Process] = {}

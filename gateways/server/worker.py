@@ -89,6 +89,7 @@ def run_worker(settings: Settings, place: Place, log: ErrorLog) -> None:
 def script_app(scripts: Scripts, mount: str | None, log: ErrorLog) -> ScriptApp:
     """Return what runs CGI scripts; raises WorkerBootError, ConfigError."""
     from gateways.apps.choice import Chooser  # noqa: PLC0415  (for those who ask for it)
+    from gateways.apps.processes import Launcher, Starter  # noqa: PLC0415  (as above)
     from gateways.apps.script import ScriptApp  # noqa: PLC0415  (as above)
 
     try:
@@ -98,7 +99,22 @@ def script_app(scripts: Scripts, mount: str | None, log: ErrorLog) -> ScriptApp:
         )  # fmt: skip
     except OSError as error:
         raise WorkerBootError(f"cannot run {scripts}: {error.strerror}") from None
-    return ScriptApp(chooser, log, limits=scripts.limits, passed=scripts.passed, user=scripts.script_user)
+    launcher: Starter
+    if not scripts.python_warm:
+        launcher = Launcher(scripts.limits)
+    elif not hasattr(os, "pidfd_open"):
+        log.warning("--python-warm needs Linux; scripts are started cold")
+        launcher = Launcher(scripts.limits)
+    else:
+        from gateways.apps.warm import WarmLauncher  # noqa: PLC0415  (as above)
+
+        launcher = WarmLauncher(
+            scripts.limits, log, scripts=scripts.root or scripts.script, named=scripts.python_import,
+            passed=scripts.passed,
+        )  # fmt: skip
+    return ScriptApp(
+        chooser, log, limits=scripts.limits, passed=scripts.passed, user=scripts.script_user, launcher=launcher
+    )
 
 
 def serve_app(

@@ -36,7 +36,8 @@ def test_the_whole_way(served: list[Settings], tmp_path: Path) -> None:
         f"scripts --root {tmp_path} --http 8000 --index index.cgi --index index.sh --interpreter .sh=sh "
         "--interpreter pl=/bin/sh --env LANG=C.UTF-8 --env NO_SUCH_VARIABLE --concurrency 4 --per-script 1 --queue 10 "
         "--script-timeout 5m --idle-timeout 0 --cpu-seconds 10 --memory 256M --open-files 64 --processes 100 "
-        "--max-output 1G --script-user owner --mount /cgi-bin/ --workers 2"
+        "--max-output 1G --script-user owner --python-warm --python-import a.b --python-import c "
+        "--mount /cgi-bin/ --workers 2"
     )
     assert cli.run(arguments.split()) == 7
     (settings,) = served
@@ -47,6 +48,8 @@ def test_the_whole_way(served: list[Settings], tmp_path: Path) -> None:
     assert scripts.interpreters == {".sh": (shell,), ".pl": ("/bin/sh",)}
     assert scripts.passed == {"LANG": "C.UTF-8"}
     assert scripts.script_user == "owner"
+    assert scripts.python_warm
+    assert scripts.python_import == ("a.b", "c")
     assert scripts.limits == ScriptLimits(
         concurrency=4, per_script=1, queue=10, script_timeout=300.0, idle_timeout=0.0, cpu_seconds=10,
         memory=268_435_456, open_files=64, processes=100, max_output=1_073_741_824,
@@ -61,6 +64,7 @@ def test_what_is_not_given(tmp_path: Path) -> None:
     assert scripts is not None
     assert scripts.limits == ScriptLimits()
     assert (scripts.index, scripts.interpreters, scripts.passed, scripts.script_user) == ((), {}, {}, "")
+    assert (scripts.python_warm, scripts.python_import) == (False, ())
 
 
 def test_a_single_script(script: Path) -> None:
@@ -93,10 +97,11 @@ def test_environment_and_file(script: Path, tmp_path: Path) -> None:
 def test_every_setting_is_an_option(served: list[Settings], tmp_path: Path, script: Path) -> None:
     values = {"ADDR": "9000", "MODE": "600", "OWNER": ":0", "PREFIX": "/p", "DIR": str(tmp_path), "LEVEL": "debug"}
     values |= {"KIND": "ondemand", "N": "1", "CIDR": "127.0.0.1", "EXT=FILE": ".sh=/bin/sh", "FILE": str(script)}
-    values |= {"NAME[=VALUE]": "A=1"}
+    values |= {"NAME[=VALUE]": "A=1", "MODULE": "json"}
     for setting in SCRIPTS:
         value = [values.get(setting.metavar, "9")] if setting.metavar else []
         base = [] if setting.name in ("root", "script") else ["--root", str(tmp_path)]
+        base += ["--python-warm"] if setting.name == "python-import" else []
         assert cli.run(["scripts", *base, setting.option, *value]) == 7, setting.name
         assert served[-1].sources[setting.name] == setting.option
 
@@ -130,6 +135,8 @@ def test_what_is_written_is_read_as_the_same(tmp_path: Path) -> None:
         (["--root", "@", "--interpreter", ".a="], "--interpreter: '.a=' names no program that can be executed"),
         (["--root", "@", "--interpreter", ".a='"], '--interpreter: ".a=\'" cannot be read: No closing quotation'),
         (["--root", "@", "--env", "A-B=1"], "--env: 'A-B=1' is neither the name of a variable nor NAME=VALUE"),
+        (["--root", "@", "--python-import", "json"], "--python-import is for the Python of --python-warm: give both"),
+        (["--root", "@", "--python-warm", "--python-import", "a/b"], "--python-import: 'a/b' is not the name of a mod"),
         (["--root", "@", "--concurrency", "0"], "--concurrency: '0' is not a whole number from 1 up"),
         (["--root", "@", "--queue", "1020"], "--concurrency 20 and --queue 1020 are more than 1023 together; give the"),
         (["--root", "@", "--user", "me", "--script-user", "owner"], "--user gives up what --script-user needs"),

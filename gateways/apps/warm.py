@@ -57,6 +57,7 @@ class WarmLauncher:
         self._lock = threading.Lock()
         self._keepers: dict[Command, Keeper] = {}
         self._distrusted: set[str] = set()
+        self._told: set[str] = set()
         self._full = False
         self._closed = False
 
@@ -80,9 +81,14 @@ class WarmLauncher:
             if keeper is not None and keeper.pid:
                 request = self._request(command, argv, env, directory, identity)
                 try:
-                    return start_in(keeper.send, request, self._null, stdin=stdin)
-                except ServerGone:
-                    keeper.kill()
+                    process = start_in(keeper.send, request, self._null, stdin=stdin)
+                except ServerGone as gone:
+                    if gone.stuck:
+                        keeper.kill()
+                else:
+                    if process.cold:
+                        self._tell_cold(directory)
+                    return process
         return self._cold.start(argv, env, directory, identity, stdin=stdin)
 
     @property
@@ -119,6 +125,14 @@ class WarmLauncher:
                 self._log.warning(f"no warm {command}: there are {_MOST} others already; its scripts are started cold")
             return False
         return True
+
+    def _tell_cold(self, directory: str) -> None:
+        """Say, once, why scripts of a directory gain nothing."""
+        if directory not in self._told and len(self._told) < _REMEMBERED:
+            self._told.add(directory)
+            self._log.warning(
+                f"{directory} has a file named like a module that is imported beforehand: its scripts are started cold"
+            )
 
     def _request(
         self, command: Command, argv: Sequence[str], env: Mapping[str, str], directory: str, identity: Identity | None

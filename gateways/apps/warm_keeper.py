@@ -149,7 +149,9 @@ class Keeper:
                 extra_groups=None if identity is None else identity.groups,
                 start_new_session=True,
             )  # fmt: skip
+        self._popen = popen
         timer = threading.Timer(_SCAN, popen.kill)
+        timer.daemon = True
         timer.start()
         try:
             with popen:
@@ -157,7 +159,8 @@ class Keeper:
                 popen.kill()
         finally:
             timer.cancel()
-        return names.decode("utf-8", "replace").split("\n")[:-1]
+        found = names.decode("utf-8", "replace").split("\n")[:-1]
+        return [name for name in found if warm_scan.is_plain(name)]  # as the scripts' user it could say anything
 
     def _keep(self, plan: dict[str, Any]) -> str:
         """Start it again and again; returns why not any more."""
@@ -170,7 +173,8 @@ class Keeper:
                 try:
                     report = hear(control)
                     if report is None:
-                        return f"it does not start, exit status {popen.poll()}"
+                        popen.kill()
+                        return f"it does not start, exit status {popen.wait()}"
                     for name, error in report["failed"].items():
                         if name not in told:
                             told.add(name)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from gateways.apps.processes import Process, pipe
-from gateways.apps.warm_server import LENGTH, NUMBER, REAP
+from gateways.apps.warm_server import COLD, LENGTH, NUMBER, REAP
 
 __all__ = ["ServerGone", "WarmProcess", "start_in"]
 
@@ -28,14 +28,22 @@ _STATUS: Final = 2.0
 
 
 class ServerGone(Exception):
-    """The fork server does not answer; no script has been started."""
+    """The fork server does not answer; no script has been started. ``stuck``: it is there."""
+
+    def __init__(self, reason: str, *, stuck: bool = False) -> None:
+        super().__init__(reason)
+        self.stuck = stuck
 
 
 class WarmProcess(Process):
     """A script that runs, the child of a fork server: ``line`` is what that speaks of it on."""
 
-    def __init__(self, pid: int, pidfd: int, line: int, stdin: int, stdout: int, stderr: int) -> None:
+    def __init__(
+        self, pid: int, pidfd: int, line: int, stdin: int, stdout: int, stderr: int, *, cold: bool = False
+    ) -> None:
         super().__init__(pid, stdin, stdout, stderr)
+        self.cold = cold
+        """It had to start the interpreter."""
         self._pidfd = pidfd
         self._line = line
 
@@ -98,7 +106,7 @@ def start_in(send: Callable[[list[int]], None], request: bytes, null: int, *, st
             try:
                 send(theirs)
             except OSError as error:
-                raise ServerGone(str(error)) from None
+                raise ServerGone(str(error), stuck=isinstance(error, TimeoutError)) from None
         finally:
             for fd in theirs:
                 os.close(fd)
@@ -106,7 +114,7 @@ def start_in(send: Callable[[list[int]], None], request: bytes, null: int, *, st
         pidfd = os.pidfd_open(pid)
         ours.append(pidfd)
         try:
-            instruct(talk, pidfd, request)
+            cold = instruct(talk, pidfd, request)
         except BaseException:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             raise
@@ -115,14 +123,14 @@ def start_in(send: Callable[[list[int]], None], request: bytes, null: int, *, st
             os.close(fd)
         raise
     os.close(talk)
-    return WarmProcess(pid, pidfd, line, fed, out, err)
+    return WarmProcess(pid, pidfd, line, fed, out, err, cold=cold)
 
 
 def pid_from(line: int) -> int:
     """Return the child's number; raises ServerGone, and OSError where there is none."""
     try:
         if not ready(line, _PATIENCE):
-            raise ServerGone(f"no answer for {_PATIENCE:g} s")
+            raise ServerGone(f"no answer for {_PATIENCE:g} s", stuck=True)
         pid = number_from(line)
     except OSError as error:
         raise ServerGone(str(error)) from None
@@ -131,8 +139,8 @@ def pid_from(line: int) -> int:
     return pid
 
 
-def instruct(talk: int, pidfd: int, request: bytes) -> None:
-    """Tell a child what script it is; raises OSError with its reason where it cannot be that."""
+def instruct(talk: int, pidfd: int, request: bytes) -> bool:
+    """Tell a child what script it is; returns whether that starts cold. Raises OSError with its reason not to be it."""
     with socket.socket(fileno=os.dup(talk)) as sock:
         sock.settimeout(_READY)
         sock.sendall(LENGTH.pack(len(request)) + request)
@@ -142,8 +150,9 @@ def instruct(talk: int, pidfd: int, request: bytes) -> None:
     if not poll.poll(_READY * 1000):
         raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
     reason = number_from(talk)
-    if reason:
+    if reason > 0:
         raise OSError(reason, os.strerror(reason))
+    return reason == COLD
 
 
 def number_from(fd: int) -> int:

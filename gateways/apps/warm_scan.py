@@ -20,9 +20,7 @@ from collections.abc import Iterator
 _MOST_FILES = 2_000
 _MOST_BYTES = 262_144
 _MOST_NAMES = 300
-_NOT = frozenset(
-    ("__future__", "__main__", "antigravity", "idlelib", "test", "this", "tkinter", "turtle", "turtledemo")
-)
+_NOT = frozenset(("antigravity", "idlelib", "test", "this", "tkinter", "turtle", "turtledemo"))
 """What does something when it is imported, or is for people at a screen."""
 
 
@@ -61,6 +59,12 @@ def imported(statements: list[ast.stmt]) -> Iterator[str]:
                 yield from imported(handler.body)
 
 
+def is_plain(name: str) -> bool:
+    """Whether it is a module that may be imported for no more than having it."""
+    parts = name.split(".")
+    return parts[0] not in _NOT and all(part.isidentifier() and not part.startswith("__") for part in parts)
+
+
 def names(root: str) -> Iterator[str]:
     """Yield the modules of all scripts, each once."""
     seen: set[str] = set()
@@ -70,7 +74,7 @@ def names(root: str) -> Iterator[str]:
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
         for name in imported(tree.body):
-            if name not in seen and name.partition(".")[0] not in _NOT:
+            if name not in seen and is_plain(name):
                 seen.add(name)
                 yield name
                 if len(seen) >= _MOST_NAMES:

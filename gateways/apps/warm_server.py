@@ -4,6 +4,8 @@ It runs with the interpreter of the scripts, which need not be the server's: not
 imported here, and no thread is ever started. It does not see a request. Whatever is told of one goes from the worker to
 the child, over a socket that only these two read, so that no script finds anything of another's in its memory.
 
+What the child does when it is the script: ``warm_script.py``.
+
 The worker sends, over the socket whose number is the only argument, first a plan (JSON), then for each script five
 descriptors: a line, on which it gets the child's pid and asks for the exit status; a socket on which the child reads
 its request; and the script's standard streams. A child is reaped when the worker asks for its status, or closes the
@@ -14,17 +16,18 @@ from __future__ import annotations
 
 import sys
 
+_STARTED = frozenset(sys.modules)
+"""What the interpreter itself has imported, before a script's directory is looked at."""
 if __name__ == "__main__" and not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
     del sys.path[0]  # this directory: none of its modules is the scripts'
 
-import atexit
-import builtins
+# ruff: noqa: E402
 import contextlib
 import errno
 import gc
 import importlib
 import importlib.machinery
-import io
+import importlib.util
 import json
 import os
 import resource
@@ -36,21 +39,21 @@ import struct
 import threading
 import time
 import types
-import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NoReturn, TextIO
+from typing import Any, Final, NoReturn
 
-__all__ = ["NUMBER", "REAP", "Guard", "trusted"]
+__all__ = ["COLD", "LENGTH", "NUMBER", "REAP", "Guard", "trusted"]
 
 NUMBER: Final = struct.Struct("<i")
 """On the line: a pid, or minus the errno of fork(); then a status. From the child: 0, or why the script cannot run."""
 LENGTH: Final = struct.Struct("<I")
 """Before the request, whose fields have a NUL between them."""
 REAP: Final = b"r"
+COLD: Final = -1
+"""From the child: it starts the interpreter, since the script has a module of the same name as one that is imported."""
 _TALK: Final = 3
 _MOST_FDS: Final = 1 << 20
 _PR_SET_DUMPABLE: Final = 4
-_NOT_WRITTEN: Final = 120  # as the interpreter's own exit status where standard output cannot be flushed
 _USUAL: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 """What Python ignores."""
 
@@ -119,8 +122,10 @@ def import_beforehand(plan: dict[str, Any]) -> tuple[str, dict[str, str]]:
     rest = [] if plan["careful"] else [each for each in finders if each not in (*own, machinery.PathFinder)]
     sys.meta_path[:] = [*own, guard, *rest]
     skipped = set(plan["skipped"])
+    # Those that are found are named by the scripts' authors.
+    found = [name for name in plan["found"] if not plan["careful"] or name.partition(".")[0] in sys.stdlib_module_names]
     failed: dict[str, str] = {}
-    for name in [*plan["named"], *plan["found"]]:
+    for name in [*plan["named"], *found]:
         if name in skipped or name in sys.modules:
             continue
         try:
@@ -162,10 +167,22 @@ def main() -> None:
     control.send(json.dumps({"thread": thread, "failed": failed}).encode())
     if thread:
         return
+    script = beside("warm_script")
     warm = frozenset(sys.modules)
+    shadowed = frozenset(name for name in warm - _STARTED if "." not in name)
     gc.collect()
     gc.freeze()
-    serve(control, lambda fds: be_script(fds, warm, coerced, dumpable))
+    serve(control, lambda fds: be_script(fds, script, warm, shadowed, coerced, dumpable))
+
+
+def beside(name: str) -> Any:  # noqa: ANN401
+    """Return a module of this directory, which is on no path."""
+    spec = importlib.util.spec_from_file_location(name, os.path.join(os.path.dirname(__file__), f"{name}.py"))
+    if spec is None or spec.loader is None:
+        raise ImportError(name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def find_dumpable() -> Callable[[], object] | None:
@@ -261,8 +278,9 @@ class Job:
 
 
 def be_script(
-    fds: Sequence[int], warm: frozenset[str], coerced: bytes, dumpable: Callable[[], object] | None
-) -> NoReturn:
+    fds: Sequence[int], script: Any, warm: frozenset[str], shadowed: frozenset[str], coerced: bytes,  # noqa: ANN401
+    dumpable: Callable[[], object] | None,
+) -> NoReturn:  # fmt: skip
     """Become what the worker asks for; never returns."""
     status = 127
     try:
@@ -280,13 +298,34 @@ def be_script(
             answer(_TALK, error.errno or errno.EPERM)
             os._exit(status)
         set_environment(job, coerced)
-        answer(_TALK, 0)
+        cold = has_own(os.path.dirname(job.path), shadowed)
+        answer(_TALK, COLD if cold else 0)
         os.close(_TALK)
-        status = run(job, warm)
+        if cold:
+            script.start_cold(job.argv)
+        status = script.run(job.argv, warm)
     except BaseException:  # noqa: BLE001  (a bug of ours: nothing may get back into the server's loop)
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)
+
+
+def has_own(directory: str, shadowed: frozenset[str]) -> bool:
+    """Whether a script would find a module beside itself that is imported already, of the same name, from elsewhere."""
+    if sys.flags.isolated or getattr(sys.flags, "safe_path", False):
+        return False
+    try:
+        names = os.listdir(directory)
+    except OSError:  # nor can it import from there
+        return False
+    suffixes = importlib.machinery.all_suffixes()
+    for name in names:
+        first, dot, rest = name.partition(".")
+        if first in shadowed:
+            inits = [] if dot else [os.path.join(directory, name, f"__init__{suffix}") for suffix in suffixes]
+            if dot + rest in suffixes or any(map(os.path.exists, inits)):
+                return True
+    return False
 
 
 def read_request() -> bytes | None:
@@ -347,169 +386,6 @@ def add_user_site() -> None:
         added = sys.path[before:]
         del sys.path[before:]
         sys.path[first:first] = added
-
-
-# -- the script -----------------------------------------------------------------------------------------------
-
-
-def run(job: Job, warm: frozenset[str]) -> int:
-    """Do what the interpreter does for ``python FILE``; returns the exit status."""
-    try:
-        with open(job.path, "rb") as file:
-            source = file.read()
-    except OSError:
-        source = b"\0"
-    if b"\0" in source:  # an archive, or nothing that can be read: the interpreter knows what to do, and what to say
-        for ignored in _USUAL:
-            signal.signal(ignored, signal.SIG_DFL)
-        os.execve(job.argv[0], job.argv, os.environb)  # noqa: S606
-    with contextlib.suppress(OSError), open("/proc/self/comm", "wb") as comm:  # as after an exec
-        comm.write(os.path.basename(os.fsencode(job.path)))
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        stream = standard_stream(number, getattr(sys, name))
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
-    sys.argv = [job.path]
-    sys.orig_argv = job.argv
-    if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
-        sys.path.insert(0, os.path.dirname(job.path))
-    kept = sys.modules["__main__"]  # lest its names are cleared
-    main_module = sys.modules["__main__"] = new_main(job.path)
-    status = execute(source, job.path, main_module.__dict__)
-    del main_module
-    status = finish(status, warm)
-    del kept
-    return status
-
-
-def standard_stream(fd: int, old: Any) -> TextIO:  # noqa: ANN401  (a TextIOWrapper)
-    """Return sys.stdin, stdout or stderr as the interpreter makes them, with the encoding that it has chosen."""
-    mode = "wb" if fd else "rb"
-    unbuffered = fd > 0 and old.write_through
-    buffer: Any = io.open(fd, mode, buffering=0 if unbuffered else -1, closefd=False)  # noqa: SIM115, UP020
-    raw = buffer if unbuffered else buffer.raw
-    raw.name = ("<stdin>", "<stdout>", "<stderr>")[fd]
-    text: Any = io.TextIOWrapper(
-        buffer, old.encoding, old.errors, "\n", line_buffering=fd == 2 and not unbuffered,
-        write_through=old.write_through,
-    )  # fmt: skip
-    text.mode = mode[0]
-    return text  # type: ignore[no-any-return]
-
-
-def new_main(path: str) -> types.ModuleType:
-    """Return an empty ``__main__``."""
-    module: Any = types.ModuleType("__main__")
-    module.__builtins__ = builtins
-    module.__loader__ = importlib.machinery.SourceFileLoader("__main__", path)
-    module.__file__ = path
-    module.__cached__ = None
-    if sys.version_info < (3, 14):
-        module.__annotations__ = {}
-    return module  # type: ignore[no-any-return]
-
-
-def execute(source: bytes, path: str, namespace: dict[str, Any]) -> int:
-    """Run it; returns the exit status that it asks for."""
-    depth = 0
-    try:
-        code = compile(source, path, "exec", dont_inherit=True)
-        depth = 1
-        exec(code, namespace)  # noqa: S102  (which is the purpose of all this)
-    except BaseException as error:  # noqa: BLE001
-        trace = error.__traceback__
-        caught = error.with_traceback(trace.tb_next if trace and depth else None)
-    else:
-        return 0
-    return show(caught)  # here it is no more what is being handled
-
-
-def show(error: BaseException) -> int:
-    """Do what an exception that nobody catches does; returns the exit status."""
-    if isinstance(error, SystemExit):
-        return exit_status(error)
-    try:
-        sys.excepthook(type(error), error, error.__traceback__)
-    except SystemExit as other:
-        return exit_status(other)
-    except BaseException as other:  # noqa: BLE001
-        sys.stderr.write("Error in sys.excepthook:\n")
-        trace = other.__traceback__
-        other = other.with_traceback(trace.tb_next if trace else None)
-        sys.__excepthook__(type(other), other, other.__traceback__)
-        sys.stderr.write("\nOriginal exception was:\n")
-        sys.__excepthook__(type(error), error, error.__traceback__)
-    return -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
-
-
-def exit_status(error: SystemExit) -> int:
-    """Return what sys.exit() means; a text is told."""
-    code = error.code
-    if code is None:
-        return 0
-    if isinstance(code, int):
-        return code & 0xFF if -(1 << 63) <= code < 1 << 63 else 0xFF
-    with contextlib.suppress(Exception):
-        sys.stderr.write(f"{code}\n")
-        sys.stderr.flush()
-    return 1
-
-
-def finish(status: int, warm: frozenset[str]) -> int:
-    """Do what the end of an interpreter does that anybody can see: threads, atexit, flushes, finalizers."""
-    try:
-        threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001
-    except BaseException as error:  # noqa: BLE001
-        show(error)
-    atexit._run_exitfuncs()  # noqa: SLF001
-    written = flush(complain=True)
-    sys.excepthook = sys.__excepthook__
-    modules = []
-    for name in [name for name in sys.modules if name == "__main__" or name not in warm]:
-        module = sys.modules.pop(name)
-        with contextlib.suppress(TypeError):
-            modules.append(weakref.ref(module))
-        del module
-    flush_files()
-    gc.collect()
-    for reference in modules:
-        alive = reference()
-        if alive is not None:
-            vars(alive).clear()
-    gc.collect()
-    written = flush(complain=False) and written
-    if status < 0:
-        signal.signal(-status, signal.SIG_DFL)
-        os.kill(os.getpid(), -status)
-    return status if written else _NOT_WRITTEN
-
-
-def flush_files() -> None:
-    """Write what open files hold: the collector may close those of a cycle the wrong way round, and lose it."""
-    for kinds in ((io.TextIOWrapper,), (io.BufferedWriter, io.BufferedRandom)):
-        for each in gc.get_objects():  # those since the fork: the others are frozen
-            if issubclass(type(each), kinds):
-                with contextlib.suppress(Exception):
-                    each.flush()
-
-
-def flush(*, complain: bool) -> bool:
-    """Flush what is written; returns whether all of standard output could be."""
-    written = True
-    with contextlib.suppress(Exception):  # perhaps it is another one, and this is detached or closed
-        if sys.__stdout__ is not sys.stdout and sys.__stdout__ is not None:
-            sys.__stdout__.flush()
-    try:
-        if sys.stdout is not None and not getattr(sys.stdout, "closed", False):
-            sys.stdout.flush()
-    except BaseException as error:  # noqa: BLE001
-        written = False
-        if complain:
-            with contextlib.suppress(Exception):
-                sys.stderr.write(f"Exception ignored in: {sys.stdout!r}\n{type(error).__name__}: {error}\n")
-    with contextlib.suppress(Exception):
-        sys.stderr.flush()
-    return written
 
 
 if __name__ == "__main__":

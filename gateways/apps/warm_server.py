@@ -52,7 +52,7 @@ REAP: Final = b"r"
 COLD: Final = -1
 """From the child: it starts the interpreter, since the script has a module of the same name as one that is imported."""
 _TALK: Final = 3
-_MOST_FDS: Final = 1 << 20
+_MOST_FDS: Final = 1 << 16
 _PR_SET_DUMPABLE: Final = 4
 _USUAL: Final = (signal.SIGPIPE, signal.SIGXFSZ)
 """What Python ignores."""
@@ -287,7 +287,7 @@ def be_script(
         for number, fd in enumerate(fds[2:]):
             os.dup2(fd, number)
         os.dup2(fds[1], _TALK, inheritable=False)
-        os.closerange(_TALK + 1, min(_MOST_FDS, resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
+        close_others()
         request = read_request()
         if request is None:  # the worker has thought better of it
             os._exit(status)
@@ -308,6 +308,18 @@ def be_script(
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)
+
+
+def close_others() -> None:
+    """Close all but the standard streams and the way to the worker."""
+    try:
+        numbers = [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:  # nobody has mounted it
+        numbers = list(range(_MOST_FDS))
+    for number in numbers:
+        if number > _TALK:
+            with contextlib.suppress(OSError):
+                os.close(number)
 
 
 def has_own(directory: str, shadowed: frozenset[str]) -> bool:

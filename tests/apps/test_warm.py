@@ -7,6 +7,7 @@ import os
 import pwd
 import re
 import signal
+import sys
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,10 +24,12 @@ from gateways.apps.warm_keeper import Command, Keeper, Wanted
 from gateways.apps.warm_process import WarmProcess
 from gateways.apps.warm_scan import is_plain, names
 from gateways.apps.warm_server import Guard, trusted
+from gateways.client.control import call
 from gateways.limits import ScriptLimits
 from tests.apps.scripts import MIB, PYTHON, USER, Root, alive, pid_in, root_directory
-from tests.server.peers import request
-from tests.server.pools import TIMEOUTS, MemoryLog, Served, within
+from tests.server.peers import SECONDS, Peer, request
+from tests.server.pools import MemoryLog, Served, within
+from tests.servers import Server, running, wait_until
 
 NOBODY = identity_of(pwd.getpwnam(USER)) if USER else None
 PASSED = {"LANG": "C.UTF-8", "TZ": "UTC"}
@@ -581,7 +584,6 @@ def serving(
             within(lambda: not app.turns.taken, "every script has ended")
     finally:
         app.close()
-    assert TIMEOUTS.head
 
 
 HEAD = "print('Content-Type: text/plain\\n')"
@@ -631,3 +633,60 @@ def test_exit_statuses_are_told(root: Root) -> None:
             assert peer.get("/fails").status == 502
         assert any("stderr: why" in line for line in served.log.lines)
         assert "exit status 7" in served.log.lines[-1]
+
+
+def test_the_whole_server(root: Root) -> None:
+    path = script(
+        root, "whole", HEAD, "import os, sys", "print(os.getppid(), os.getpid(), 'html.parser' in sys.modules)"
+    )
+    control, sock = root.directory / "control", root.directory / "http"
+    argv = [sys.executable, "-m", "gateways", "scripts", "--root", str(root.directory), "--python-warm", "--control"]
+    argv += [str(control), "--http", str(sock), "--socket-mode", "666", *(["--script-user", USER] if USER else [])]
+
+    def ask() -> list[str]:
+        with Peer(str(sock), "http") as peer:
+            return peer.get(f"/{path.name}").body.decode().split()
+
+    def warm_parent() -> int:
+        """Return the fork server."""
+        answer: list[str] = []
+
+        def forked() -> bool:
+            answer[:] = ask()
+            return answer[-1] == "True"
+
+        within(forked, "scripts are forked")
+        return int(answer[0])
+
+    server = Server(root.directory, argv)
+    with running(server):
+        wait_until(lambda: " is ready" in server.text(), "it serves")
+        first = warm_parent()
+        os.kill(first, signal.SIGKILL)
+        ask()
+        second = warm_parent()
+        assert second != first
+        list(call(str(control), "reload", SECONDS))
+        within(lambda: not alive(second), "the fork server of the old worker has gone")
+        third = warm_parent()
+        assert server.stop() == 0
+    assert not alive(third)
+    assert "has died, signal SIGKILL; it is started again" in server.text()
+
+
+def test_nothing_of_another_request_is_in_memory(warm: WarmLauncher, shared: Root) -> None:
+    lines = [
+        "import os, re",
+        "found = set()",
+        "with open('/proc/self/maps') as maps, open('/proc/self/mem', 'rb', 0) as mem:",
+        "  for line in maps:",
+        "    area, rights = line.split()[:2]",
+        "    if rights.startswith('rw') and 'vv' not in line:",
+        "      start, end = (int(n, 16) for n in area.split('-'))",
+        "      mem.seek(start)",
+        "      found.update(re.findall(rb'secre[t]-[0-9]{8}', mem.read(end - start)))",
+        "print(sorted(found))",
+    ]
+    path = script(shared, "scans", *lines)
+    assert finish(start(warm, path, {"A": "secret-12345678"}))[0] == "[b'secret-12345678']\n"
+    assert finish(start(warm, path, {"A": "secret-87654321"}))[0] == "[b'secret-87654321']\n"

@@ -210,7 +210,10 @@ def serve(control: socket.socket, be: Callable[[Sequence[int]], NoReturn]) -> No
                 if not end_line(fd, pid):
                     left.add(pid)
                 continue
-            word, fds, _, _ = socket.recv_fds(control, 16, 8)
+            try:
+                word, fds, _, _ = socket.recv_fds(control, 16, 8)
+            except OSError:
+                return
             if not word:
                 return
             if len(fds) != 5:  # there was no room for all

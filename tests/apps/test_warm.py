@@ -233,6 +233,24 @@ def test_encodings_of_the_operator_s_choice(shared: Root, passed: dict[str, str]
         assert finish(both[0]) == finish(both[1])
 
 
+def test_packages_of_the_script_s_user(cold: Launcher, shared: Root) -> None:
+    passed = {"HOME": str(shared.directory / "home")}
+    path = script(shared, "user", "import site, sys",
+                  "print(site.getusersitepackages(), sys.path, site.ENABLE_USER_SITE)",
+                  "try: import of_the_user", "except ImportError as error: print(error)")  # fmt: skip
+    place = Path(finish(cold.start([str(path)], passed, "/", NOBODY, stdin=False))[0].split()[0])
+    place.mkdir(parents=True)
+    (place / "of_the_user.py").write_text("print('imported')\n")
+    (place / "more.pth").write_text(f"{shared.directory}\n")
+    with contextlib.closing(launcher_of(shared, passed=passed)) as launcher:
+        expected = finish(launcher.start([str(path)], passed, "/", NOBODY, stdin=False))
+        within(lambda: launcher.pids, "it is warm")
+        process = launcher.start([str(path)], passed, "/", NOBODY, stdin=False)
+        assert isinstance(process, WarmProcess)
+        assert finish(process) == expected
+    assert str(place) in expected[0] or sys.prefix != sys.base_prefix
+
+
 def test_sources_of_other_kinds(cold: Launcher, warm: WarmLauncher, shared: Root) -> None:
     latin = shared.directory / "latin"
     latin.write_bytes(f"#!{PYTHON}\n# coding: latin-1\nprint(ascii('\xe4'))\n".encode("latin-1"))

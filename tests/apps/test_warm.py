@@ -63,7 +63,8 @@ def start(launcher: Starter, path: Path, env: dict[str, str] | None = None, *, s
 
 def finish(process: Process, body: bytes | None = None) -> Outcome:
     if body is not None:
-        os.write(process.stdin, body)
+        with contextlib.suppress(BrokenPipeError):  # it has ended already
+            os.write(process.stdin, body)
         process.close_stdin()
     try:
         with ThreadPoolExecutor(2) as both:
@@ -333,7 +334,7 @@ def test_a_script_that_is_edited(warm: WarmLauncher, shared: Root) -> None:
 
 def test_each_has_random_numbers_of_its_own(warm: WarmLauncher, shared: Root) -> None:
     path = script(shared, "dice", "import random, tempfile, uuid, os", "d = tempfile._RandomNameSequence()",
-                  "print(random.random(), next(d), uuid.uuid4(), os.urandom(4))")  # fmt: skip
+                  "print(random.random(), next(d), uuid.uuid4(), os.urandom(4).hex())")  # fmt: skip
     answers = [finish(start(warm, path))[0].split() for _ in range(5)]
     assert all(len(set(column)) == 5 for column in zip(*answers, strict=True))
 

@@ -216,8 +216,12 @@ class _Run:
             location = self._response.redirect
             if not location:
                 return
-            params = scripts.redirect(params, choice, location)
-            choice = scripts.choose(params, protocol)
+            try:
+                params = scripts.redirect(params, choice, location)
+                choice = scripts.choose(params, protocol)
+            except ScriptRefused:  # a page of the web server's own, perhaps: nothing to complain of
+                self._response.pass_redirect_on()
+                return
             stdin = False
         raise Failed(502, f"more than {REDIRECTS} local redirects, at last to {choice.path}")
 

@@ -245,6 +245,12 @@ class ScriptResponse:
         except (PeerClosed, LocalProtocolError) as error:
             self._tell(str(error))
 
+    def pass_redirect_on(self) -> None:
+        """Nothing here answers it: the client is to ask. Raises PeerClosed, LocalProtocolError."""
+        self.ended = True
+        headers = [("Location", self.redirect), ("Content-Length", "0")]
+        self._exchange.send(ResponseHead(self._stream, "302 Found", headers, end=True))
+
     def give_up(self) -> None:
         """Nobody wants an answer."""
         if not self.ended:

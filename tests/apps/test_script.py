@@ -176,6 +176,19 @@ def test_other_redirects_are_the_client_s(root: Root, head: str, status: int, lo
     assert b"Location: " + location in answer.head
 
 
+@pytest.mark.parametrize("location", ["/page.html", "/nothing/a%20b?c=d", "/elsewhere/../../x"])
+def test_a_local_redirect_that_leads_to_no_script_is_the_client_s(root: Root, location: str) -> None:
+    """The web server may have it."""
+    root.put("page.html", "page", mode=0o644)
+    root.sh("first", f"printf 'Location: {location.replace('%', '%%')}\nContent-Type: text/plain\n\nmoved'")
+    with answering(root) as (served, _), served.connect() as peer:
+        answer = peer.keep_get("/first")
+        assert (answer.status, answer.body) == (302, b"")
+        assert b"\r\nLocation: " + location.encode() + b"\r\n" in answer.head
+        assert peer.get("/first").status == 302
+        assert served.log.lines == []
+
+
 def test_redirects_are_bounded(root: Root, note: Path) -> None:
     root.sh("around", f"echo x >>{note}", "echo Location: /around", "echo")
     with answering(root) as (served, _):

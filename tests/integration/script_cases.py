@@ -92,8 +92,8 @@ CASES: dict[str, Case] = {
     "exit status 1, and nothing": Case("exit 1"),
     "killed": Case("kill -KILL $$"),
     "killed in its body": Case(f"printf '{TEXT}\\n\\npart'; kill -KILL $$"),
-    "a child keeps its output": Case(f"printf '{TEXT}\\n\\nok'; sleep 4 &", hangs=True),
-    "silent": Case("exec sleep 4", hangs=True),
+    "a child keeps its output": Case(f"printf '{TEXT}\\n\\nok'; sleep 2.5 &", hangs=True),
+    "silent": Case("exec sleep 2.5", hangs=True),
     # stderr
     "standard error": Case(f"echo complaint >&2; printf '{TEXT}\\n\\nok'"),
     "standard error alone": Case("echo complaint >&2"),

@@ -124,7 +124,7 @@ class CgidApache(Apache):
 
 @dataclass
 class Answer:
-    """A whole response, or what came of it."""
+    """A whole response, or what came of it; ``status`` is 0 where nothing came."""
 
     status: int
     reason: str
@@ -145,7 +145,10 @@ def ask(port: int, path: str, method: str = "GET", body: bytes | None = None, **
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=SECONDS)
     try:
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
-        response = connection.getresponse()
+        try:
+            response = connection.getresponse()
+        except http.client.RemoteDisconnected:
+            return Answer(0, "", [], b"", cut=True)
         cut = False
         try:
             data = response.read()

@@ -42,7 +42,7 @@ class Git:
         who = {f"GIT_{who}_{what}": "me@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
         self.env = {"PATH": os.environ["PATH"], "HOME": str(top), "GIT_CONFIG_NOSYSTEM": "1", **who}
         self.env |= {"GIT_TERMINAL_PROMPT": "0", "GIT_CONFIG_GLOBAL": str(top / "gitconfig")}
-        (top / "gitconfig").write_text("[core]\ncompression = 0\n[safe]\ndirectory = *\n")
+        (top / "gitconfig").write_text("[core]\ncompression = 0\nbigFileThreshold = 1m\n[safe]\ndirectory = *\n")
 
     def try_(self, *arguments: object, data: bytes = b"", **env: str) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
@@ -228,9 +228,7 @@ def test_git_pushes_a_large_file_in_chunks(estate: Estate, way: str, tmp_path: P
     user = f"{USER}:{PASSWORD}" if way in ("fastcgi", "apache") else ""
     url = estate.url(way, f"{way}.git", user=user)
     bare = estate.bare(f"{way}.git")
-    work = tmp_path / "work"
-    git("init", "-q", "-b", "main", work)
-    git.commits(work, 1, "large.bin", estate.content)
+    work = estate.repositories / "project.git"
     trace = tmp_path / "trace"
     options = ("-c", "http.postBuffer=65536", "-C", work)
     git(*options, "push", "-q", url, "main", GIT_TRACE_CURL=str(trace), GIT_TRACE_CURL_NO_DATA="1")

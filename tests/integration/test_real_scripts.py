@@ -83,8 +83,7 @@ class Estate:
     repositories: Path
     content: bytes
     ports: dict[str, int]
-    nginx: Nginx
-    scripts: ScriptServer
+    servers: dict[str, ScriptServer]
 
     def url(self, way: str, repository: str = "project.git", *, user: str = "") -> str:
         return f"http://{f'{user}@' if user else ''}{LOOPBACK}:{self.ports[way]}/git/{repository}"
@@ -153,7 +152,13 @@ def nginx_of(directory: Path, text: str, ports: dict[str, int], servers: dict[st
 
 def apache_of(directory: Path, port: int, servers: dict[str, ScriptServer], root: Path) -> Apache:
     git, scripts = (servers[name].address["fastcgi", "tcp"] for name in ("mounted", "scripts"))
+    pages = "".join(
+        f'ProxyPass "/{name}" "fcgi://{LOOPBACK}:{servers[name + "-mounted"].fastcgi_port}"\n'
+        for name in ("gitweb", "cgit")
+        if name in servers
+    )
     conf = f"""
+{pages}
 ProxyPass "/git" "fcgi://{git}"
 ProxyPass "/cgi-bin/" "fcgi://{scripts}{root}/"
 <Location "/git">
@@ -190,6 +195,15 @@ def estate() -> Iterator[Estate]:
             "git": ("--script", backend),
             "cgit": ("--script", CGIT_CGI),
             "gitweb": ("--script", GITWEB_CGI),
+            "cgit-mounted": ("--script", CGIT_CGI, "--mount", "/cgit", "--env", f"CGIT_CONFIG={top}/cgitrc"),
+            "gitweb-mounted": (
+                "--script",
+                GITWEB_CGI,
+                "--mount",
+                "/gitweb",
+                "--env",
+                f"GITWEB_CONFIG={top}/gitweb.conf",
+            ),
             "mounted": ("--script", backend, "--mount", "/git", *project_root),
             "pushing": ("--script", backend, "--mount", "/git", *project_root, "--env", "REMOTE_USER=me"),
             "scripts": ("--root", str(root), "--interpreter", f".php={shutil.which('php-cgi') or '/bin/false'}"),
@@ -207,9 +221,9 @@ def estate() -> Iterator[Estate]:
         copy_parameters(top / "nginx")
         (top / "htpasswd").write_text(HTPASSWD)
         text = published(top, servers, ports["fastcgi"], repositories)
-        nginx = stack.enter_context(running(nginx_of(top / "nginx", text, ports, servers)))
+        stack.enter_context(running(nginx_of(top / "nginx", text, ports, servers)))
         stack.enter_context(running(apache_of(top / "apache", ports["apache"], servers, root)))
-        yield Estate(top, git, repositories, content, ports, nginx, servers["scripts"])
+        yield Estate(top, git, repositories, content, ports, servers)
 
 
 # -- git ----------------------------------------------------------------------------------------------------------
@@ -252,6 +266,7 @@ def test_git_compresses_a_long_negotiation(estate: Estate, way: str, tmp_path: P
     trace = tmp_path / "trace"
     git("-C", work, "fetch", "-q", estate.url(way, name), GIT_TRACE_CURL=str(trace), GIT_TRACE_CURL_NO_DATA="1")
     assert "Content-Encoding: gzip" in trace.read_text()
+    assert "Git-Protocol: version=2" in trace.read_text()
     assert git("-C", work, "rev-parse", "FETCH_HEAD") == git("-C", bare, "rev-parse", "main")
 
 
@@ -292,6 +307,25 @@ GITWEB = (
     ("/gitweb/?a=opml", "<opml"),
     ("/gitweb/?p=project.git;a=rss", "<rss"),
 )
+CGIT = (
+    ("/cgit/", "project.git"),
+    ("/cgit/project.git/", "large"),
+    ("/cgit/project.git/log/?qt=grep&q=README", "README"),
+    ("/cgit/project.git/tree/", "large.bin"),
+    ("/cgit/project.git/plain/README", "what it is\n"),
+    ("/cgit/project.git/commit/", "large.bin"),
+    ("/cgit/project.git/diff/README?id=main~1", "what it is"),
+    ("/cgit/project.git/atom/?h=main", "<feed"),
+)
+
+
+@pytest.mark.parametrize("program", ["gitweb", "cgit"])
+def test_the_pages_without_nginx(estate: Estate, program: str) -> None:
+    require_file(GITWEB_CGI if program == "gitweb" else CGIT_CGI)
+    for port in (estate.ports["apache"], estate.servers[f"{program}-mounted"].http_port):
+        for path, text in GITWEB if program == "gitweb" else CGIT:
+            answer = ask(port, path)
+            assert (answer.status, text in answer.text) == (200, True), path
 
 
 @pytest.fixture
@@ -319,18 +353,6 @@ def test_what_gitweb_does_not_have(gitweb: int) -> None:
 
 def test_a_large_file_from_gitweb(estate: Estate, gitweb: int) -> None:
     assert ask(gitweb, "/gitweb/project.git/blob_plain/main:/large.bin").body == estate.content
-
-
-CGIT = (
-    ("/cgit/", "project.git"),
-    ("/cgit/project.git/", "large"),
-    ("/cgit/project.git/log/?qt=grep&q=README", "README"),
-    ("/cgit/project.git/tree/", "large.bin"),
-    ("/cgit/project.git/plain/README", "what it is\n"),
-    ("/cgit/project.git/commit/", "large.bin"),
-    ("/cgit/project.git/diff/README?id=main~1", "what it is"),
-    ("/cgit/project.git/atom/?h=main", "<feed"),
-)
 
 
 @pytest.fixture
@@ -377,7 +399,7 @@ def form(content: bytes) -> bytes:
 
 
 def visit(estate: Estate, way: str, path: str, method: str = "GET", body: bytes | None = None, **more: str) -> Answer:
-    port = estate.scripts.http_port if way == "direct" else estate.ports[way]
+    port = estate.servers["scripts"].http_port if way == "direct" else estate.ports[way]
     return ask(port, prefix(way) + path, method, body, **more)
 
 

@@ -61,13 +61,12 @@ class ScriptServer(Gateways):
 
     def __init__(self, directory: Path, *options: str, env: dict[str, str] | None = None) -> None:
         directory.mkdir()
-        super().__init__(
-            directory, "", "--control", str(directory / "control"), *options, python_path=directory, env=env
-        )
+        control = str(directory / "control")
+        super().__init__(directory, "", "--control", control, *options, python_path=directory, env=env)
         at = self.argv.index("serve")
         self.argv[at : at + 6] = ["scripts", "--socket-mode", "666"]
         user = unprivileged()
-        if user:
+        if user and "--script-user" not in options:
             self.argv += ["--script-user", user[0]]
         self.name = f"gateways scripts ({directory.name})"
 

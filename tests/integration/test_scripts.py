@@ -20,6 +20,7 @@ import pytest
 from gateways.client.control import call
 from tests.integration.conftest import copy_parameters
 from tests.integration.fronts import NGINX_CONF
+from tests.integration.scripts import ScriptServer
 from tests.servers import (
     LOOPBACK,
     SECONDS,
@@ -121,20 +122,6 @@ LIGHTTPD = (
 )
 
 
-class Scripts(Gateways):
-    """``gateways scripts`` in the place of ``gateways serve``."""
-
-    def __init__(self, directory: Path, *options: str) -> None:
-        directory.mkdir()
-        user = unprivileged()
-        mine = ["--script-user", user[0]] if user and "--script-user" not in options else []
-        super().__init__(
-            directory, "", "--control", str(directory / "control"), *mine, *options, python_path=directory,
-        )  # fmt: skip
-        at = self.argv.index("serve")
-        self.argv[at : at + 6] = ["scripts", "--socket-mode", "666"]
-
-
 @dataclass
 class Answer:
     status: int
@@ -173,9 +160,9 @@ class Estate:
         for name, text in (("env.sh", ENV), ("upper.pl", UPPER), ("eager.sh", EAGER), ("plain.sh", ENV)):
             (self.root / name).write_text(text)
             (self.root / name).chmod(0o644 if name == "plain.sh" else 0o755)
-        self.plain = stack.enter_context(running(Scripts(top / "plain", "--root", str(self.root))))
+        self.plain = stack.enter_context(running(ScriptServer(top / "plain", "--root", str(self.root))))
         self.mounted = stack.enter_context(
-            running(Scripts(top / "mounted", "--root", str(self.root), "--mount", "/cgi-bin"))
+            running(ScriptServer(top / "mounted", "--root", str(self.root), "--mount", "/cgi-bin"))
         )
         self.fronts: dict[str, dict[str, int]] = {}
 
@@ -296,7 +283,7 @@ def test_the_published_file(estate: Estate) -> None:
         assert done.returncode == 0, (done.stderr, backend.text())
 
     backend_path = subprocess.run([git, "--exec-path"], capture_output=True, text=True, check=True).stdout.strip()
-    backend = Scripts(estate.top / "git-scripts", "--script", f"{backend_path}/git-http-backend")
+    backend = ScriptServer(estate.top / "git-scripts", "--script", f"{backend_path}/git-http-backend")
     run("init", "-q", "--bare", "-b", "main", str(bare))
     run("-C", str(bare), "config", "http.receivepack", "true")
     user = unprivileged()
@@ -372,7 +359,7 @@ def test_the_example_of_the_readme(estate: Estate) -> None:
     site.mkdir()
     subprocess.run(["sh", "-ec", textwrap.dedent(found[1])], cwd=site, check=True)
     asked, answer = textwrap.dedent(found[3]).splitlines()
-    with running(Scripts(site / "server", "--root", str(site / "site"))) as server:
+    with running(ScriptServer(site / "server", "--root", str(site / "site"))) as server:
         body = ask(port_of(server), asked.partition(":8000")[2]).body
     assert body == f"{answer}\n".encode()
 
@@ -393,7 +380,9 @@ def test_status_and_reload() -> None:
             (top / name / "env.sh").chmod(0o755)
         current = top / "current"
         current.symlink_to("one")
-        with running(Scripts(top / "server", "--root", str(current), "--concurrency", "3", "--queue", "4")) as server:
+        with running(
+            ScriptServer(top / "server", "--root", str(current), "--concurrency", "3", "--queue", "4")
+        ) as server:
             port = port_of(server)
             assert ask(port, "/env.sh").variables["SCRIPT_FILENAME"] == f"{top}/one/env.sh"
             (answer,) = call(str(server.directory / "control"), "status", SECONDS)
@@ -413,7 +402,7 @@ def test_status_and_reload() -> None:
 
 
 def test_the_program_is_replaced(estate: Estate) -> None:
-    with running(Scripts(estate.top / "upgrade", "--root", str(estate.root))) as server:
+    with running(ScriptServer(estate.top / "upgrade", "--root", str(estate.root))) as server:
         os.kill(server.pid, signal.SIGUSR2)
         wait_until(lambda: server.text().count(" is ready") == 2, "the new program's worker is ready")
         assert server.text().count(f"scripts in {estate.root}, ") == 2
@@ -426,7 +415,7 @@ def test_who_finds_no_room(estate: Estate) -> None:
     )
     (estate.root / "wait.sh").chmod(0o755)
     options = ("--root", str(estate.root), "--concurrency", "1", "--queue", "1")
-    with running(Scripts(estate.top / "room", *options)) as server, ThreadPoolExecutor(2) as pool:
+    with running(ScriptServer(estate.top / "room", *options)) as server, ThreadPoolExecutor(2) as pool:
         port = port_of(server)
 
         def busy() -> int:
@@ -447,14 +436,14 @@ def test_who_finds_no_room(estate: Estate) -> None:
 
 def test_an_index_and_an_interpreter(estate: Estate) -> None:
     options = ("--index", "no.sh", "--index", "plain.sh", "--interpreter", "sh=sh -e")
-    with running(Scripts(estate.top / "index", "--root", str(estate.root), *options)) as server:
+    with running(ScriptServer(estate.top / "index", "--root", str(estate.root), *options)) as server:
         for path, script in (("/", "/plain.sh"), ("/plain.sh/x", "/plain.sh")):
             found = ask(port_of(server), path).variables
             assert (found["SCRIPT_NAME"], found["SCRIPT_FILENAME"]) == (script, f"{estate.root}/plain.sh")
 
 
 def test_what_is_passed_of_the_servers_environment(estate: Estate) -> None:
-    server = Scripts(
+    server = ScriptServer(
         estate.top / "env",
         "--root",
         str(estate.root),

@@ -2,7 +2,8 @@
 
 The body goes to the script's standard input as it comes and as the script takes it; what the script writes goes to the
 caller as it is written once the script has all of the body. No more is held than one block of the body, and HOLD bytes
-of output. A peer that goes away is noticed while the script is silent. What the bytes mean is not known here.
+of output; what has to wait longer waits on disk. A peer that goes away is noticed while the script is silent. What the
+bytes mean is not known here.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Final, Protocol
 from gateways.apps import WatchedExchange
 from gateways.apps.processes import Process
 from gateways.apps.reaper import LEFT
+from gateways.apps.spool import Spool
 from gateways.errors import BodyError
 from gateways.limits import ScriptLimits
 
@@ -24,7 +26,10 @@ __all__ = ["Failed", "Pump"]
 BLOCK: Final = 65_536
 HOLD: Final = 262_144
 """Bytes of output that wait for the end of the body. nginx sends nothing more of a request once it has passed on the
-head of the answer (ngx_http_upstream.c: header_sent, preserve_output): a script that reads on would wait for ever."""
+head of the answer (ngx_http_upstream.c: header_sent, preserve_output): a script that reads on would wait for ever.
+Where more is written, the rest of the body is put aside first, on disk."""
+PAUSE: Final = 1.0
+"""Seconds without a byte of the body after which the answer goes on before it is whole: a client may wait for that."""
 LOOK: Final = 0.25
 """Seconds between two looks at whether the script has ended."""
 _BLOCKS: Final = 64
@@ -72,6 +77,12 @@ class Pump:
     _received: int = 0
     _held: bytes = b""
     """Of the output."""
+    _holds: bool = True
+    """Output may wait for the body."""
+    _aside: Spool | None = None
+    """Of the body, what comes before ``_pending`` has the rest of it."""
+    _last: float = _NEVER
+    """Where the body is put aside: when the last of it came."""
 
     def __init__(
         self, exchange: WatchedExchange, process: Process, sink: Sink, limits: ScriptLimits,
@@ -93,6 +104,13 @@ class Pump:
 
         The descriptor of that is closed if it has ended.
         """
+        try:
+            self._run()
+        finally:
+            if self._aside is not None:
+                self._aside.close()
+
+    def _run(self) -> None:
         process = self._process
         exchange = self._exchange
         connection = exchange.fileno()
@@ -102,8 +120,12 @@ class Pump:
         watched = -1
         next_look = self._clock() + LOOK
         while True:
+            if self._last < _NEVER and not self._put_aside():
+                self._last = _NEVER
+                self._holds = False
+                poll.modify(process.stdout, select.POLLIN)
             self._feed()
-            if self._held and process.stdin < 0:
+            if self._held and (process.stdin < 0 or not self._holds):
                 self._pass_on(b"")
                 if self._sink.ended:
                     return
@@ -135,6 +157,9 @@ class Pump:
             if output and self._read_output(output, now):
                 process.close_stdout()
                 return
+            if len(self._held) > HOLD and self._last == _NEVER:
+                self._last = now
+                poll.modify(process.stdout, 0)
             if self._sink.ended:  # and the connection perhaps closed
                 return
             if (heard or not found) and exchange.hear(heard):
@@ -164,7 +189,7 @@ class Pump:
                 raise Failed(502, f"wrote more than {most} bytes, the limit of its output")
         # Where the other end was closed already when poll() looked, a short read has brought all.
         ended = not data or (event & select.POLLHUP != 0 and len(data) < BLOCK)
-        if ended or self._process.stdin < 0 or len(self._held) + len(data) > HOLD:
+        if ended or self._process.stdin < 0 or not self._holds:
             self._pass_on(data)
         else:
             self._held += data
@@ -233,20 +258,43 @@ class Pump:
 
     def _wants_body(self) -> bool:
         """More of the body could go on, or be thrown away, as soon as it comes."""
-        return not (self._pending or self._exchange.body.ready)
+        return not ((self._pending and self._last == _NEVER) or self._exchange.body.ready)
+
+    def _read_body(self) -> bytes:
+        """Return what there is of the body, b"" at its end; raises Failed."""
+        try:
+            return self._exchange.body.read1(BLOCK)
+        except BodyError as error:  # no end of file: half a body must not pass for a whole one
+            raise Failed(error.status_hint, str(error)) from None
+
+    def _put_aside(self) -> bool:
+        """Put on disk what there is of the body; returns whether more is to be awaited. Raises Failed."""
+        if self._process.stdin < 0:
+            return False
+        if self._aside is None:
+            self._aside = Spool()
+        while self._exchange.body.ready:
+            data = self._read_body()
+            if not data:
+                return False
+            try:
+                self._aside.put(data)
+            except OSError as error:
+                raise Failed(500, f"has a body that cannot be put aside: {error.strerror}") from None
+            self._moved = self._last = self._clock()
+        return self._clock() < self._last + PAUSE
 
     def _feed(self) -> None:
         """Write what there is of the body, as far as the script takes it; raises Failed."""
         process = self._process
         body = self._exchange.body
         while not self._blocked:
+            if not self._pending and self._aside is not None:
+                self._pending = self._aside.take(BLOCK)
             if not self._pending:
                 if not body.ready:
                     return
-                try:
-                    self._pending = body.read1(BLOCK)
-                except BodyError as error:  # no end of file: half a body must not pass for a whole one
-                    raise Failed(error.status_hint, str(error)) from None
+                self._pending = self._read_body()
                 if not self._pending:
                     process.close_stdin()
                     return

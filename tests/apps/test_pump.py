@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import time
 from array import array
 from fcntl import ioctl
@@ -57,6 +58,36 @@ def test_both_ways_at_the_same_time(root: Root, protocol: str) -> None:
         assert sender.error is None
     assert count > size
     assert most < 16 * MIB
+
+
+@pytest.mark.parametrize("protocol", ["fastcgi", "scgi"])
+def test_a_web_server_that_sends_no_more_once_it_is_answered(root: Root, protocol: str) -> None:
+    """nginx, with a script that writes while it reads."""
+    root.sh("upper", *HEAD, "exec tr '\\0' x")
+    size = 8 * MIB
+    block = bytes(32_768)
+    with answering(root, protocol) as (served, _), served.connect() as peer:
+        before = rss()
+        peer.send(head_of(protocol, "/upper", length=size))
+        for _ in range(size // len(block)):
+            assert not select.select([peer.sock], [], [], 0)[0], "answered before all was sent"
+            peer.send(rec(5, 1, block) if protocol == "fastcgi" else block)
+        if protocol == "fastcgi":
+            peer.stdin(1, end=True)
+        assert rss() - before < 4 * MIB
+        assert peer.answer().body == b"x" * size
+
+
+def test_a_client_that_sends_more_once_it_is_answered(root: Root) -> None:
+    root.sh("echo", *HEAD, "exec cat")
+    with answering(root) as (served, _), served.connect() as peer:
+        peer.send(head_of("http", "/echo", length=2 * MIB) + bytes(MIB))
+        assert peer.sock.recv(12) == b"HTTP/1.1 200"
+        sender = Sender(peer, MIB)
+        _, count, _ = receive(peer)
+        sender.join()
+        assert sender.error is None
+        assert count > 2 * MIB
 
 
 def test_a_slow_client_holds_the_script_back(root: Root, note: Path) -> None:

@@ -20,6 +20,7 @@ LIMIT = 20
 HEAD = "printf 'Content-Type: text/plain\\n\\n'"
 SCRIPTS = {
     "ok": f"{HEAD}; echo ok",
+    "upper": f"{HEAD}; exec tr a-z A-Z",
     "waits": "exec sleep 60",
     "waits-in-its-body": f"{HEAD}; echo part; exec sleep 60",
     "endless": f"{HEAD}; exec yes",
@@ -74,12 +75,13 @@ def estate() -> Iterator[Estate]:
         options = ("--root", str(root), "--mount", "/cgi-bin", "--concurrency", str(LIMIT), "--queue", "200")
         scripts = stack.enter_context(running(ScriptServer(top / "server", *options)))
         ports = {"nginx": free_port(), "streamed": free_port(), "apache": free_port()}
+        ports["http"] = scripts.http_port
         address = scripts.address["fastcgi", "unix"]
         stock = f"include {Nginx.stock('fastcgi_params')}; fastcgi_pass unix:{address};"
         for name in ("nginx", "apache"):
             (top / name).mkdir()
         text = (
-            f"server {{ listen {LOOPBACK}:{ports['nginx']}; location / {{ {stock} }} }}\n"
+            f"server {{ listen {LOOPBACK}:{ports['nginx']}; client_max_body_size 0; location / {{ {stock} }} }}\n"
             f"server {{ listen {LOOPBACK}:{ports['streamed']}; client_max_body_size 0; location / {{ {stock} "
             "fastcgi_request_buffering off; fastcgi_buffering off; } }\n"
         )
@@ -164,3 +166,11 @@ def test_200_slow_scripts_at_a_limit_of_20(estate: Estate) -> None:
     assert {answer.status for answer in answers} == {200}
     counts = [int(answer.body) for answer in answers]
     assert 5 < max(counts) <= LIMIT
+
+
+@pytest.mark.parametrize("way", ["nginx", "streamed", "apache", "http"])
+def test_a_filter_of_a_large_body(estate: Estate, way: str) -> None:
+    """It writes while it reads; nginx sends nothing more of a request once it has the head of the answer."""
+    body = b"shout\n" * 500_000
+    answer = ask(estate.ports[way], "/cgi-bin/upper", "POST", body)
+    assert (answer.status, answer.body == body.upper()) == (200, True)

@@ -8,9 +8,12 @@ bytes mean is not known here.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
+import termios
 import time
+from array import array
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -70,6 +73,8 @@ class Pump:
     """The script has ended, and what it has started holds its standard output."""
     late: int = 0
     """Bytes that came of such."""
+    _own: int = -1
+    """Bytes in the pipe that the script itself has left there by its end; -1 while it runs."""
     _pending: bytes = b""
     """Of the body, for the script."""
     _blocked: bool = False
@@ -156,6 +161,8 @@ class Pump:
                     self._blocked = False
             if output and self._read_output(output, now):
                 process.close_stdout()
+                self.left_behind = False  # nobody holds it any more, and all of it is here
+                self.late = 0
                 return
             if len(self._held) > HOLD and self._last == _NEVER:
                 self._last = now
@@ -182,6 +189,7 @@ class Pump:
         if data:
             self._moved = now
             self._received += len(data)
+            self._own = max(0, self._own - len(data)) if self._own >= 0 else -1
             if self.left_behind:
                 self.late += len(data)
             most = self._limits.max_output
@@ -250,7 +258,18 @@ class Pump:
 
     def _look_for_exit(self, now: float) -> None:
         """Notice a script that has ended while others hold its output."""
-        if not self.left_behind and self._process.exited():
+        if self.left_behind or not self._process.exited():
+            return
+        stdout = self._process.stdout
+        if self._own < 0:
+            count = array("i", [0])
+            fcntl.ioctl(stdout, termios.FIONREAD, count)
+            self._own = count[0]
+        if self._own > 0:
+            return
+        poll = select.poll()
+        poll.register(stdout, 0)
+        if not poll.poll(0):  # else its end is about to be read
             self.left_behind = True
             self._left_until = now + LEFT
 

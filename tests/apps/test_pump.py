@@ -103,6 +103,23 @@ def test_a_slow_client_holds_the_script_back(root: Root, note: Path) -> None:
         assert receive(peer)[1] > 64 * MIB
 
 
+def test_a_script_that_has_ended_before_a_slow_client_has_all(root: Root, note: Path) -> None:
+    """What is left in the pipe is its own, not of something that it has left behind."""
+    root.python("full", "os.write(1, b'A: b\\n\\n'); os.set_blocking(1, False); count = 0; last = time.monotonic()",
+                "while time.monotonic() < last + 0.5:",
+                " try:\n  count += os.write(1, bytes(4096)); last = time.monotonic()",
+                " except BlockingIOError:\n  time.sleep(0.01)",
+                f"open({str(note)!r}, 'w').write(f'{{count}}\\n')")  # fmt: skip
+    with answering(root, "http") as (served, _), served.connect() as peer:
+        peer.send(request("http", "/full"))
+        within(lambda: note.read_text().endswith("\n"), "the script has filled all that is between, and ends")
+        for _ in range(3):
+            time.sleep(1.2)
+            peer.buffer += peer.sock.recv(65_536)
+        assert len(peer.answer().body) == int(note.read_text())
+        assert served.log.lines == []
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_script_that_never_reads(root: Root, protocol: str) -> None:
     root.sh("deaf", *HEAD, "echo no")

@@ -22,12 +22,12 @@ SCRIPTS = {
     "ok": f"{HEAD}; echo ok",
     "upper": f"{HEAD}; exec tr a-z A-Z",
     "waits": "exec sleep 60",
-    "waits-in-its-body": f"{HEAD}; echo part; exec sleep 60",
+    "waits-in-its-body": f"{HEAD}; echo part; echo $$ >>$NOTE; exec sleep 60",
     "endless": f"{HEAD}; exec yes",
     "reads": "exec cat >/dev/null",
     "leaves": f"sleep 60 </dev/null >/dev/null 2>&1 & echo $! >>$NOTE; {HEAD}; echo ok",
     "leaves-with-output": f"sleep 60 & echo $! >>$NOTE; {HEAD}; echo ok",
-    "slow": f"mkdir $NOTE.$$; {HEAD}; ls -d $NOTE.* | wc -l; sleep 0.1; rmdir $NOTE.$$",
+    "slow": f"mkdir $NOTE.$$; {HEAD}; ls -d $NOTE.* 2>/dev/null | wc -l; sleep 0.1; rmdir $NOTE.$$",
 }
 
 
@@ -70,7 +70,8 @@ def estate() -> Iterator[Estate]:
             directory.chmod(mode)
         for name, text in SCRIPTS.items():
             path = root / name
-            path.write_text(f"#!/bin/sh\nNOTE={notes}/{name}\n{'' if name == 'slow' else 'echo $$ >>$NOTE'}\n{text}\n")
+            pid = "" if "$NOTE" in text and "leaves" not in name else "echo $$ >>$NOTE"
+            path.write_text(f"#!/bin/sh\nNOTE={notes}/{name}\n{pid}\n{text}\n")
             path.chmod(0o755)
         options = ("--root", str(root), "--mount", "/cgi-bin", "--concurrency", str(LIMIT), "--queue", "200")
         scripts = stack.enter_context(running(ScriptServer(top / "server", *options)))
@@ -119,7 +120,9 @@ def test_a_script_that_is_killed_in_its_body(estate: Estate, way: str) -> None:
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(ask, estate.ports[way], "/cgi-bin/waits-in-its-body")
         os.kill(estate.pids("waits-in-its-body")[0], signal.SIGKILL)
-        assert answer.result(SECONDS).cut
+        found = answer.result(SECONDS)
+    # How much has gone out by then is the web server's business.
+    assert found.cut or found.status in {502, 503}
 
 
 @pytest.mark.parametrize("name", ["leaves", "leaves-with-output"])
@@ -166,6 +169,7 @@ def test_200_slow_scripts_at_a_limit_of_20(estate: Estate) -> None:
     assert {answer.status for answer in answers} == {200}
     counts = [int(answer.body) for answer in answers]
     assert 5 < max(counts) <= LIMIT
+    assert "slow has ended" not in estate.scripts.text(), "none has left anything behind"
 
 
 @pytest.mark.parametrize("way", ["nginx", "streamed", "apache", "http"])

@@ -25,6 +25,8 @@ class Exchange:
 
     started: bool = False
     """A thread has begun to serve it."""
+    full_since: float = 0.0
+    """When it was found that much of its body is held, and no thread serves it; 0.0 before that."""
     ended: bool = False
     """The whole response has been written, or nothing more of it will be."""
     aborted: bool = False

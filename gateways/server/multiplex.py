@@ -31,6 +31,8 @@ _COPIED: Final = 4096  # bytes of body up to which a copy costs less than a long
 _BLOCK: Final = 64  # bytes that a piece of a body takes beside its content
 _SHARED: Final = 0.02
 """As WATCH, where another thread may have read what this one waits for."""
+_MOMENT: Final = 0.25
+"""Seconds for which the reading stands still for a request that no thread serves yet."""
 _NO_RECORD: Final = b"\xff" * 8  # its version is 255
 
 
@@ -401,16 +403,16 @@ class MultiplexConnection(Connection):
         return True
 
     def _await_arrival(self, arrived: threading.Condition) -> bool:
-        """Wait, with the lock held, for what another thread reads; False past the deadline. Raises RequestTimeout."""
+        """Wait, with the lock held, for what another thread does; False past the deadline. Raises RequestTimeout."""
         pool = self.pool
-        if not pool.timed:
-            return arrived.wait(pool.timeouts.body)
         deadline = pool.clock() + pool.timeouts.body
         while (left := deadline - pool.clock()) > 0:
             if arrived.wait(min(left, LOOK)):
                 return True
-            if threading.get_ident() in pool.overdue:
+            if pool.timed and threading.get_ident() in pool.overdue:
                 raise RequestTimeout
+            if not self.reading and not self._others_full():  # as where the last free thread has gone to another one
+                return True
         return False
 
     def _exchange_of(self, body: RequestBody) -> Exchange | None:
@@ -430,14 +432,28 @@ class MultiplexConnection(Connection):
         self.drained_by = self.pool.clock() + self.pool.timeouts.drain
 
     def _others_full(self) -> bool:
-        """Another request, served by another thread, must first read what is held for it."""
+        """Another request must first read what is held for it, or is about to be taken up by a thread that is free."""
         most = self.pool.limits.body_buffer
         for other in self.exchanges.values():
             body = other.body
+            if body.held <= most // 2 or other.ended:
+                continue
+            if not other.started:
+                if self._is_taken_up(other):
+                    return True
             # What is not ready lacks no more than its end: only reading brings that.
-            if body.held > most and body.ready and other.started and not other.ended and body not in self.readers:
+            elif body.held > most and body.ready and body not in self.readers:
                 return True
         return False
+
+    def _is_taken_up(self, exchange: Exchange) -> bool:
+        """A thread is free for a request that none serves yet, or may become free at any moment."""
+        pool = self.pool
+        if not pool.one_shot:
+            return False
+        if not exchange.full_since:
+            exchange.full_since = pool.clock()
+        return pool.spare or pool.clock() < exchange.full_since + _MOMENT
 
     def send_body(self, event: Body) -> None:
         """Write a block of body; a large one is not copied behind the headers of its records."""

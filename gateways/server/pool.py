@@ -119,6 +119,11 @@ class Pool:
         if self._polling:
             os.write(self._wake_out, b"w")
 
+    @property
+    def spare(self) -> bool:
+        """A thread is free for what is ready."""
+        return self._polling or bool(self._parked)
+
     def watch(self, fd: int, task: Task) -> None:
         """Call ``task`` whenever ``fd`` can be read."""
         self.watched[fd] = task

@@ -241,6 +241,23 @@ def test_too_much_body_for_a_request_that_waits() -> None:
         assert peer.next_answer()[1].body == b"0"
 
 
+@more_threads
+def test_much_body_for_a_request_that_a_free_thread_is_about_to_take(threads: int) -> None:
+    """Whoever reads for all waits for that thread, and drops nothing."""
+    router = Router()
+    with (
+        Served(router, "fastcgi", threads=threads, limits=Limits(body_buffer=200_000)) as served,
+        served.connect() as peer,
+    ):
+        for _ in range(5):
+            records = b"".join(rec(STDIN, 2, b"x" * 30_000) for _ in range(30))
+            peer.send(start("/1", 1, 5) + start("/2", 2, 900_000) + records + rec(STDIN, 2, b""))
+            stream, answer = peer.next_answer()
+            assert (stream, answer.status, len(answer.body)) == (2, 200, 900_003)
+            peer.stdin(1, b"first", end=True)
+            assert peer.next_answer()[1].body == b"/1 first"
+
+
 @some_threads
 def test_body_too_slow_beside_others(threads: int) -> None:
     router = Router()

@@ -24,6 +24,7 @@ from gateways.server.overdue import Overdue
 from gateways.server.process import WorkerProcess, signal_name
 from gateways.server.service import Service
 from gateways.server.status import Gauge, Tally, listener_status, times_status, workers_status
+from gateways.server.unfinished import record_unfinished
 from gateways.server.workers import Workers
 
 __all__ = ["EXIT_BOOT", "EXIT_CONFIG", "EXIT_OK", "SIGNALS", "Master", "interruptible"]
@@ -492,13 +493,13 @@ class Master:
         notifier.status(f"{self._workers.ready} workers serve {self._settings.app}, generation {self._generation}")
 
     def _reap(self) -> None:
-        if self._service.watcher_has_ended() and self._stopping_since is None:
+        service = self._service
+        if service.watcher_has_ended() and self._stopping_since is None:
             self._log.warning("what watches the application's files has ended (--reload): changes go unnoticed")
         for worker, code, serving in self._workers.reap():
             self._overdue.forget(worker)
             self._leaving(worker)  # it may have said so just before its end
             how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
-            lost = serving
             if self._stopping_since is not None:
                 pass  # whatever it did, that is over
             elif worker.retiring_since is not None:
@@ -514,8 +515,9 @@ class Master:
                 if not worker.reason:  # else it has told the log
                     self._log.failure(reason)
                 self._boot_failed(worker, reason, EXIT_CONFIG if code == EXIT_CONFIG else EXIT_BOOT)
-            for row in lost:
+            for row in serving:
                 self._log.warning(f"worker {worker.pid} was serving {row.protocol} {row.line}")
+                record_unfinished(service.board, service.access_log, worker, row, time.monotonic())
 
     def _boot_failed(self, worker: WorkerProcess, reason: str, code: int) -> None:
         if worker.generation != self._generation:  # of a reload that has been given up

@@ -131,7 +131,8 @@ class Board:
         self.workers = workers
         self.threads = threads
         flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS
-        self._memory = memoryview(mmap.mmap(-1, workers * threads * _SLOT, flags | getattr(mmap, "MAP_NORESERVE", 0)))
+        slots = workers * threads + 1  # the last one is the master's own
+        self._memory = memoryview(mmap.mmap(-1, slots * _SLOT, flags | getattr(mmap, "MAP_NORESERVE", 0)))
         self._ints = self._memory.cast("Q")
         self._doubles = self._memory.cast("d")
         self._touched: set[int] = set()
@@ -149,6 +150,11 @@ class Board:
         """Return the slot of one thread for writing."""
         at = (worker * self.threads + thread) * _SLOT
         return Seat(self._memory[at : at + _SLOT], ident)
+
+    def count(self, protocol: str, status: str, taken: float) -> None:
+        """Count a request that its worker cannot, in the master's own slot: for the master alone."""
+        at = self.workers * self.threads * _SLOT
+        Seat(self._memory[at : at + _SLOT], 0).end(protocol, status, taken, 0.0)
 
     def rows(self, worker: int) -> list[Row]:
         """Return the slots of one worker, each whole: a request that ends meanwhile is read again."""
@@ -187,10 +193,10 @@ class Board:
     def _histogram(self, cell: int) -> Histogram:
         counts = [0] * (len(BUCKETS) + 1)
         total = 0.0
-        for worker in self._touched:
-            for thread in range(self.threads):
-                at = (worker * self.threads + thread) * _CELLS + cell
-                total += self._doubles[at + _SUM]
-                for number, value in enumerate(self._ints[at : at + len(counts)]):
-                    counts[number] += value
+        slots = [worker * self.threads + thread for worker in self._touched for thread in range(self.threads)]
+        for slot in [*slots, self.workers * self.threads]:
+            at = slot * _CELLS + cell
+            total += self._doubles[at + _SUM]
+            for number, value in enumerate(self._ints[at : at + len(counts)]):
+                counts[number] += value
         return Histogram(tuple(counts), total)

@@ -81,7 +81,7 @@ def test_worker_under_the_limit_of_memory_stays() -> None:
 
 
 def test_crash_is_told_with_its_requests() -> None:
-    with served("--workers", "2", "--threads", "2") as server:
+    with served("--workers", "2", "--threads", "2", "--access-log", "access.log") as server:
         with server.begin("/sleep?a") as first:
             (worker,) = [entry["pid"] for entry in server.status()["workers"] if busy(entry)]
             os.kill(worker, signal.SIGSEGV)
@@ -90,7 +90,11 @@ def test_crash_is_told_with_its_requests() -> None:
         text = server.text()
         assert f"worker {worker} was killed by SIGSEGV; it is replaced" in text
         assert f"worker {worker} was serving http GET /sleep?a" in text
-        assert server.status()["restarts"]["crash"] == 1
+        status = server.status()
+        assert status["restarts"]["crash"] == 1
+        assert (status["requests"], sum(status["times"]["http"]["5xx"]["counts"])) == (1, 1)
+        (line,) = (server.directory / "access.log").read_text().splitlines()
+        assert line.endswith('"GET /sleep?a -" 502 - "-" "-"')
 
 
 def busy(worker: dict[str, list[dict[str, str]]]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 
@@ -112,6 +113,27 @@ def test_stuck_in_c_with_the_interpreter_held(threads: str) -> None:
         assert server.get().startswith(b"pid ")
         assert server.status()["restarts"]["timeout"] == 1
         assert "killed" in server.text()
+
+
+def test_requests_that_end_with_their_worker_are_counted_and_logged_once() -> None:
+    """Its main thread comes back, and counts for itself; for the others the master does, as its clients saw it."""
+    options = ("--request-timeout", TIMEOUT, "--threads", "4", "--access-log", "access.log", "--access-format", "json")
+    with served(*options) as server:
+        (worker,) = server.workers()
+        assert server.get() == b"pid %d" % worker
+        peers = [server.begin("/sleep") for _ in range(4)]
+        for peer in peers:
+            with peer:
+                assert peer.answer().status == 504
+        wait_until(lambda: gone(worker), "the worker has gone")
+        server.await_status(lambda status: status["requests"] == 5, "all are counted")
+        status = server.status()
+        assert sum(status["times"]["http"]["5xx"]["counts"]) == status["timeouts"] == 4
+        assert 4 * 0.4 < status["times"]["http"]["5xx"]["total"] < 4 * 5.0
+        lines = [json.loads(line) for line in (server.directory / "access.log").read_text().splitlines()]
+        assert [line["status"] for line in lines] == [200, 504, 504, 504, 504]
+        assert {(line["method"], line["uri"], line["worker"]) for line in lines[1:]} == {("GET", "/sleep", worker)}
+        assert all(0.4 < line["duration"] < 5.0 and line["protocol"] == "http" for line in lines[1:])
 
 
 def test_application_that_goes_on_whatever_is_raised() -> None:

@@ -210,6 +210,19 @@ def test_totals_are_over_all_workers_that_were_ever_there() -> None:
 
 
 @needs_proc
+def test_what_the_master_counts() -> None:
+    """In a slot of its own, whoever comes and goes."""
+    board = Board(2, 2)
+    board.clear(1)
+    serve(board.seat(1, 1, 7))
+    board.count("http", "504 Gateway Timeout", 2.0)
+    board.count("http", "502 Bad Gateway", 3.0)
+    board.clear(1)
+    assert counted(board) == {("http", "2xx"): 1, ("http", "5xx"): 2}
+    assert board.times()["http", "5xx"].total == 5.0
+    assert [row.done for worker in range(2) for row in board.rows(worker)] == [0, 0, 0, 1]
+
+
 def test_room_for_many_workers_costs_no_memory_before_they_come() -> None:
     board = Board(500, 64)
     before = resident()

@@ -44,7 +44,7 @@ class Handler(Protocol):
         """Begin a reload; its end is told to ``ControlServer.reloaded``."""
 
     def reopen(self) -> None:
-        """Open the log files anew."""
+        """Open the log files anew; raises ConfigError."""
 
     def stop(self) -> None:
         """Begin to stop."""
@@ -70,6 +70,18 @@ def peer_uid(sock: socket.socket) -> int | None:
         return None
     uid: int = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, option, _CREDENTIALS.size))[1]
     return uid
+
+
+def place_of(sock: socket.socket) -> str:
+    """Return the path of a handed-over control socket; "" where that leads nowhere any more."""
+    path = str(sock.getsockname())
+    try:
+        os.lstat(path)
+    except PermissionError:
+        return path
+    except OSError:
+        return ""
+    return path
 
 
 def end(sock: socket.socket) -> None:
@@ -139,8 +151,13 @@ class ControlServer(Desk):
 
         One at another path goes when there is one here. Raises ConfigError, and then it is as it was.
         """
+        created = (0, 0)
         try:
             there = sock.getsockname() == self.path and stat.S_ISSOCK(os.lstat(self.path).st_mode)
+            if there:
+                created = identity(self.path)
+        except PermissionError:  # privileges have been dropped since: it may be looked for by others only
+            there = True
         except OSError:
             there = False
         if not there:
@@ -152,7 +169,7 @@ class ControlServer(Desk):
             return listener
         listener = UnixListener(fileno=sock.detach())
         listener.path = self.path
-        listener.created = identity(self.path)
+        listener.created = created
         listener.maker = os.getpid()
         return listener
 

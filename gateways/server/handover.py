@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import socket
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Final
 
 __all__ = ["GONE", "VARIABLE", "Handed", "HandedListener", "HandedWorker"]
@@ -66,6 +66,8 @@ class Handed:
     """Name -> descriptor of the control socket and log files; and the watcher's process id."""
     asking: tuple[int, ...] = ()
     """Descriptors of those that have asked for a reload by the control socket, and wait for its end."""
+    paths: dict[str, str] = field(default_factory=dict)
+    """Name -> path, as in the settings, of the log files, the control socket ("" is the default) and the pid file."""
 
     def fds(self) -> list[int]:
         """Return every descriptor in it."""
@@ -129,6 +131,7 @@ def _parsed(text: str) -> Handed:
     )
     table["workers"] = tuple(HandedWorker(**entry) for entry in table["workers"])
     table["asking"] = tuple(table["asking"])
+    table["paths"] = dict(table["paths"])
     handed = Handed(**table)
     records: list[Handed | HandedListener | HandedWorker] = [handed, *handed.listeners, *handed.workers]
     for record in records:
@@ -149,6 +152,8 @@ def _parsed(text: str) -> Handed:
         raise ValueError("a process that cannot be one")
     if len(set(pids)) != len(pids):
         raise ValueError("a process that is there twice")
+    if not all(type(path) is str for path in handed.paths.values()):
+        raise ValueError("a path that cannot be one")
     for entry in handed.listeners:
         if "\0" in entry.path or [type(part) for part in entry.created] != [int, int]:
             raise ValueError("a path that cannot be one")
@@ -157,10 +162,10 @@ def _parsed(text: str) -> Handed:
 
 def _check_kinds(record: Handed | HandedListener | HandedWorker) -> None:
     """Raise ValueError for a plain field that is of another type than it was declared."""
-    for field in fields(record):
-        kinds = _KINDS.get(str(field.type))
-        if kinds is not None and type(getattr(record, field.name)) not in kinds:
-            raise ValueError(f"{field.name} should be {field.type}")
+    for each in fields(record):
+        kinds = _KINDS.get(str(each.type))
+        if kinds is not None and type(getattr(record, each.name)) not in kinds:
+            raise ValueError(f"{each.name} should be {each.type}")
 
 
 def _is_open(fd: int) -> bool:

@@ -304,7 +304,8 @@ class Master:
                 with contextlib.suppress(ConfigError):  # it is stopping
                     self.reload()
             elif number == signal.SIGUSR1:
-                self.reopen()
+                with contextlib.suppress(ConfigError):  # it is in the log
+                    self.reopen()
             elif number == signal.SIGUSR2:
                 self._execute()
             elif number in (signal.SIGTTIN, signal.SIGTTOU):
@@ -410,12 +411,14 @@ class Master:
         self._reload_failed(reason)
 
     def reopen(self) -> None:
-        """Open the log files anew, here and in the workers."""
-        fds = self._service.outlets.reopen()
+        """Open the log files anew, here and in the workers; raises ConfigError where one cannot be, and is kept."""
+        fds, problems = self._service.outlets.reopen()
         for worker in self._workers:
             worker.channel.send(REOPEN, fds=fds)
         for fd in fds:
             os.close(fd)
+        if problems:
+            raise ConfigError("; ".join(problems))
         self._log.info("the log files are open anew")
 
     def stop(self) -> None:

@@ -24,14 +24,19 @@ _NAME: Final = "{} log"
 class Outlets:
     """The access log, the error log and the slow log of one server.
 
-    Raises ConfigError where one cannot be opened. With ``kept``, which are ``others()`` of the program before this one,
-    the old file or stderr is taken then, and the log tells why.
+    Raises ConfigError where one cannot be opened. With ``kept`` and ``paths``, which are ``others()`` and ``paths()``
+    of the program before this one, the old file or stderr is taken then, and the log tells why.
     """
 
-    def __init__(self, settings: Settings, kept: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, kept: Mapping[str, int] | None = None, paths: Mapping[str, str] | None = None
+    ) -> None:
         self.log = ErrorLog()
         self._files: list[LogTarget] = []
         self._kept = kept
+        self._paths = paths or {}
+        self._user = settings.user if settings.preload and os.geteuid() != 0 else ""
+        """Whose rights the master has left; the files may be another's."""
         self._problems: list[str] = []
         error = self._open(settings.error_log, stream=2, kind="error")
         if error.path:  # what the application prints belongs there too
@@ -66,9 +71,13 @@ class Outlets:
             if self._kept is None:
                 raise
             fd = self._kept.get(_NAME.format(kind))
+            same = self._paths.get(_NAME.format(kind)) == spec
+            if kind == "error" and same:
+                fd = stream
             if fd is not None:
-                os.set_inheritable(fd, False)
-                self._problems.append(f"{error}; the old file is kept")
+                os.set_inheritable(fd, fd == stream)
+                if not (same and self._user):  # who was root when it was opened
+                    self._problems.append(f"{error}; the old file is kept")
                 return LogTarget(fd, kind, spec)
             self._problems.append(f"{error}; stderr is taken instead")
             return open_target("-", stream=2, kind=kind)
@@ -77,21 +86,31 @@ class Outlets:
         """Return the names and descriptors of the files, for the program that takes over; stderr it has anyway."""
         return {_NAME.format(target.kind): target.fd for target in self._files if target.fd != 2}
 
+    def paths(self) -> dict[str, str]:
+        """Return the names and paths of the files, for the program that takes over."""
+        return {_NAME.format(target.kind): target.path for target in self._files}
+
     @property
     def fds(self) -> tuple[int, ...]:
         """The numbers of the files that ``reopen`` opens anew, in its order."""
         return tuple(target.fd for target in self._files)
 
-    def reopen(self) -> list[int]:
-        """Open every file anew, here under its old number; returns descriptors for the workers, to be closed."""
+    def reopen(self) -> tuple[list[int], list[str]]:
+        """Open every file anew, here under its old number, or keep it.
+
+        Returns descriptors for the workers, to be closed, and why files could not be opened.
+        """
         fds = []
+        problems = []
+        hint = f"; --preload: --user {self._user} must be allowed to open it" if self._user else ""
         for target in self._files:
             try:
                 new = reopen(target)
             except ConfigError as error:
-                self.log.failure(f"{error}; the old file is kept")
+                problems.append(f"{error}; the old file is kept{hint}")
+                self.log.failure(problems[-1])
                 new = os.dup(target.fd)
             else:
                 target.replace(os.dup(new))
             fds.append(new)
-        return fds
+        return fds, problems

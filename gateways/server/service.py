@@ -135,6 +135,8 @@ class Service:
         """Open the control socket; where that fails, the one that was handed over stays."""
         path = self.settings.control
         try:
+            if not path and sock is not None and handed is not None and handed.paths.get("control") == "":
+                path = control_socket.place_of(sock)  # also where our user would have it elsewhere by now
             path = path or control_socket.default_path(os.getpid(), runtime)
             self.control = control_socket.ControlServer(path, handler, sock=sock, waiting=waiting, log=self.log)
         except ConfigError as error:
@@ -172,8 +174,9 @@ class Service:
                 with open(path, "w", encoding="ascii") as file:
                     file.write(f"{os.getpid()}\n")
             except OSError as error:
-                problem = f"cannot write the pid file {path}: {error.strerror}; choose another one"
-                self._forgive(ConfigError(problem), handed)
+                if handed is None or handed.paths.get("pid file") != path:  # else it is there, and has our number
+                    problem = f"cannot write the pid file {path}: {error.strerror}; choose another one"
+                    self._forgive(ConfigError(problem), handed)
             self._pid_file = True
 
     def _forgive(self, error: ConfigError, handed: Handed | None) -> None:
@@ -299,6 +302,7 @@ class Service:
             ),
             generation, started, reloads, wanted, others,
             tuple(self.control.waiting()) if self.control is not None else (),
+            {**self.outlets.paths(), "control": self.settings.control, "pid file": self.settings.pid_file},
         )  # fmt: skip
 
     # -- in a worker --------------------------------------------------------------------------------------------
@@ -370,7 +374,7 @@ def serve(
     handed = _read(handover) if handover else None
     upgrade = Upgrade(environment)
     os.chdir(settings.chdir)
-    outlets = Outlets(settings, None if handed is None else handed.others)
+    outlets = Outlets(settings, *((handed.others, handed.paths) if handed is not None else ()))
     service = Service(settings, outlets, upgrade, Notifier.from_environ(environment, os.getpid()), admission)
     master = Master(service, on_ready)
     with master.noting_signals():

@@ -36,7 +36,7 @@ def test_by_default_everything_goes_to_stderr(capfd: pytest.CaptureFixture[str])
         outlets = Outlets(settings())
         assert outlets.fds == ()
         assert outlets.others() == {}
-        assert outlets.reopen() == []
+        assert outlets.reopen() == ([], [])
         assert outlets.access is None
         outlets.log.warning("a warning")
         outlets.slow.stacks("http GET /", 1.5, 77, "Thread 0x1", "--slow-request")
@@ -89,8 +89,9 @@ def test_all_are_moved_and_opened_anew(tmp_path: Path) -> None:
             for path in paths.values():
                 path.rename(path.with_suffix(f".{number}"))
             write(f"moved {number}")
-            new = outlets.reopen()
+            new, problems = outlets.reopen()
             assert len(new) == 3
+            assert not problems
             for fd, old, path in zip(new, fds, paths.values(), strict=True):
                 assert os.fstat(fd).st_ino == os.fstat(old).st_ino == path.stat().st_ino
                 assert not os.get_inheritable(fd)
@@ -122,14 +123,16 @@ def test_a_file_that_cannot_be_opened_anew(tmp_path: Path) -> None:
         directory.rename(tmp_path / "moved")
         slow.rename(tmp_path / "slow.old")
         for _ in range(3):
-            new = outlets.reopen()
+            new, problems = outlets.reopen()
             assert os.fstat(new[1]).st_ino == os.fstat(outlets.fds[1]).st_ino
+            (problem,) = problems
+            assert problem.startswith(f"cannot open the access log {access}: ")
             outlets.access.write(b"kept\n")
             os.write(new[1], b"by a worker\n")
             for fd in new:
                 os.close(fd)
         directory.mkdir()
-        for fd in outlets.reopen():
+        for fd in outlets.reopen()[0]:
             os.close(fd)
         outlets.access.write(b"new\n")
 
@@ -147,7 +150,7 @@ def test_streams_and_syslog_are_not_opened_anew(tmp_path: Path, capfd: pytest.Ca
         outlets = Outlets(settings(access_log="-"))
         assert outlets.access is not None
         assert outlets.fds == ()
-        assert outlets.reopen() == []
+        assert outlets.reopen() == ([], [])
         outlets.access.write(b"a line\n")
 
     apart(body)
@@ -189,7 +192,7 @@ def test_the_next_program_goes_on_with_the_old_file(kind: str, tmp_path: Path) -
         else:
             second.slow.stacks("http GET /", 1.0, 7, "stacks", "--slow-request")
         path.parent.mkdir()
-        for new in second.reopen():
+        for new in second.reopen()[0]:
             os.close(new)
 
     apart(body)

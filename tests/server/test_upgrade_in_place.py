@@ -337,7 +337,7 @@ def test_a_handover_that_is_none(changed: dict[str, object], sentence: str) -> N
     """The variable is left over, or somebody has made it up: one sentence, and nothing is touched."""
     whole: dict[str, object] = {
         "version": 1, "listeners": [], "workers": [], "generation": 1, "started": 1.0, "reloads": 0, "wanted": 1,
-        "others": {}, "asking": [],
+        "others": {}, "asking": [], "paths": {},
     }  # fmt: skip
     with open_directory() as directory:
         shutil.copy(SOURCE, directory)
@@ -448,25 +448,75 @@ def test_signals_in_the_midst_of_it() -> None:
         assert not os.path.exists(server.address["http", "unix"])
 
 
-def test_with_user_and_preload() -> None:
-    """The master has given up root before it loads the application; the new program is the same user's."""
-    user = unprivileged()
-    if user is None:
+@pytest.fixture
+def user() -> str:
+    """Somebody who may run this Python, whom root can become."""
+    found = unprivileged()
+    if found is None:
         pytest.skip("only root can become somebody else")
     try:
-        subprocess.run([sys.executable, "-c", "import gateways.cli.serve"], user=user[0], check=True)
+        subprocess.run([sys.executable, "-c", "import gateways.cli.serve"], user=found[0], check=True)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip(f"{user[0]} may not run this Python")
-    with open_directory() as logs:
-        logs.chmod(0o700)
-        options = ("--preload", "--user", user[0], "--access-log", str(logs / "access"))
-        with served(*options, "--workers", "2") as server:
-            for number in range(2):
+        pytest.skip(f"{found[0]} may not run this Python")
+    return found[0]
+
+
+@contextmanager
+def left_behind(path: str) -> Iterator[None]:
+    """Remove at the end what a server may not remove itself."""
+    try:
+        yield
+    finally:
+        Path(path).unlink(missing_ok=True)
+
+
+def test_with_user_and_preload(user: str) -> None:
+    """The master has given up root before it loads the application; what root has opened goes on from there."""
+    with open_directory() as directory, open_directory() as closed:
+        shutil.copy(SOURCE, directory)
+        closed.chmod(0o700)
+        kinds = ("error", "access", "slow")
+        logs = [word for kind in kinds for word in (f"--{kind}-log", str(closed / kind))]
+        server = App(
+            directory, "steered_app:app", "--preload", "--user", user, *logs, "--pid-file", str(closed / "pid"),
+            python_path=directory, protocols=("http",), env={"STEER": str(directory)},
+        )  # fmt: skip
+        server.log = closed / "error"
+        directory.chmod(0o755)
+
+        def command(*words: str) -> subprocess.CompletedProcess[str]:
+            return run_command(*words, "--pid", str(server.pid))
+
+        with running(server), left_behind(f"/run/gateways/{server.pid}.sock"):
+            pid = server.pid
+            for number in range(1, 3):
                 set_version(server, f"v{number}")
-                replace_program(server, signal.SIGHUP)
+                before = program_started(pid)
+                done = command("reload")
+                assert (done.returncode, done.stderr) == (0, "")
+                assert program_started(pid) != before
                 assert version(server) == f"v{number}"
-                assert f"the access log {logs}/access: Permission denied; the old file is kept" in server.text()
-            assert (logs / "access").read_text().count("GET /version") == 2
+                assert json.loads(command("status", "--json").stdout)["reloads"] == number
+            wait_until(lambda: (closed / "access").read_text().count("GET /version") == 2, "both are in the log")
+            assert (closed / "pid").read_text() == f"{pid}\n"
+            assert "ERROR" not in server.text()
+            assert "cannot" not in server.text()
+            (closed / "access").rename(closed / "access.1")
+            refused = command("reopen")
+            assert refused.returncode == 1
+            for kind in kinds:
+                words = f"cannot open the {kind} log {closed}/{kind}: Permission denied; the old file is kept; "
+                assert f"{words}--preload: --user {user} must be allowed to open it" in refused.stderr
+            assert version(server) == "v2"
+            wait_until(lambda: (closed / "access.1").read_text().count("GET /version") == 3, "it is in the old file")
+            closed.chmod(0o755)
+            for kind in kinds:
+                (closed / kind).touch()
+                shutil.chown(closed / kind, user)
+            assert command("reopen").returncode == 0
+            wait_until(lambda: version(server) and (closed / "access").read_text(), "the worker has the new file")
+            assert command("stop").returncode == 0
+            server.wait()
 
 
 @contextmanager

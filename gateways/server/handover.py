@@ -11,7 +11,7 @@ import json
 import os
 import socket
 from dataclasses import asdict, dataclass, field, fields
-from typing import Final
+from typing import Any, Final
 
 __all__ = ["GONE", "VARIABLE", "Handed", "HandedListener", "HandedWorker"]
 
@@ -68,6 +68,8 @@ class Handed:
     """Descriptors of those that have asked for a reload by the control socket, and wait for its end."""
     paths: dict[str, str] = field(default_factory=dict)
     """Name -> path, as in the settings, of the log files, the control socket ("" is the default) and the pid file."""
+    counts: dict[str, Any] = field(default_factory=dict)
+    """What has been counted, in the words of the status document; ``counts`` knows them."""
 
     def fds(self) -> list[int]:
         """Return every descriptor in it."""
@@ -132,6 +134,7 @@ def _parsed(text: str) -> Handed:
     table["workers"] = tuple(HandedWorker(**entry) for entry in table["workers"])
     table["asking"] = tuple(table["asking"])
     table["paths"] = dict(table["paths"])
+    table["counts"] = dict(table["counts"])
     handed = Handed(**table)
     records: list[Handed | HandedListener | HandedWorker] = [handed, *handed.listeners, *handed.workers]
     for record in records:

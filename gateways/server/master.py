@@ -18,6 +18,7 @@ from gateways.build import version_line
 from gateways.errors import ConfigError
 from gateways.server import policy
 from gateways.server.channel import REOPEN
+from gateways.server.counts import counted, go_on
 from gateways.server.failures import Failures
 from gateways.server.handover import GONE, Handed
 from gateways.server.overdue import Overdue
@@ -92,6 +93,7 @@ class Master:
         if handed.wanted:
             self._wanted = min(handed.wanted, self._service.board.workers // 2)
         self._tally.reloads = handed.reloads
+        go_on(handed.counts, self._tally, self._overdue, self._service.board)
         self._generation = self._proven = handed.generation
         for entry in handed.workers:
             gone = entry.control == GONE
@@ -397,6 +399,7 @@ class Master:
             list(self._workers),
             generation=self._newest, started=self._started, reloads=self._tally.reloads,
             wanted=0 if self._wanted == self._settings.workers else self._wanted,
+            counts=counted(self._tally, self._overdue, service.board),
         )  # fmt: skip
         self._workers.homeless.give_up("the master's program is replaced, and they cannot go along")
         self._tell_losses(at_once=True)

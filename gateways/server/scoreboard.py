@@ -152,7 +152,7 @@ class Board:
         return Seat(self._memory[at : at + _SLOT], ident)
 
     def count(self, protocol: str, status: str, taken: float) -> None:
-        """Count a request that its worker cannot, in the master's own slot: for the master alone."""
+        """Count a request that its worker cannot, in the master's own slot."""
         at = self.workers * self.threads * _SLOT
         Seat(self._memory[at : at + _SLOT], 0).end(protocol, status, taken, 0.0)
 
@@ -177,6 +177,17 @@ class Board:
         line = seen[_LINE * 8 : _LINE * 8 + min(size, _LINE_MAX)].decode("latin-1")
         name = PROTOCOLS[protocol % len(PROTOCOLS)]
         return Row(thread, ident, serial, done, busy == 1, since, busy_time, name, line)
+
+    def carry(self, place: tuple[str, str] | None, histogram: Histogram) -> None:
+        """Go on from what another board had counted for a protocol and class of status, None: as time in the queue."""
+        cell = _QUEUE
+        if place is not None:
+            protocol, kind = place
+            cell = _TIMES + (PROTOCOLS.index(protocol) * len(CLASSES) + CLASSES.index(kind)) * _WIDTH
+        at = self.workers * self.threads * _CELLS + cell
+        self._doubles[at + _SUM] += histogram.total
+        for number, count in enumerate(histogram.counts):
+            self._ints[at + number] += count
 
     def times(self) -> dict[tuple[str, str], Histogram]:
         """Return request times of all workers, ever, by protocol and class of status."""

@@ -274,8 +274,9 @@ class Service:
             self.control.reloaded(error)
 
     def handed(
-        self, workers: list[WorkerProcess], *, generation: int, started: float, reloads: int, wanted: int
-    ) -> Handed:
+        self, workers: list[WorkerProcess], *, generation: int, started: float, reloads: int, wanted: int,
+        counts: dict[str, Any],
+    ) -> Handed:  # fmt: skip
         """Return all of it for the program that takes over."""
         listeners = []
         sockets = list(self._sockets)
@@ -302,7 +303,7 @@ class Service:
             ),
             generation, started, reloads, wanted, others,
             tuple(self.control.waiting()) if self.control is not None else (),
-            {**self.outlets.paths(), "control": self.settings.control, "pid file": self.settings.pid_file},
+            {**self.outlets.paths(), "control": self.settings.control, "pid file": self.settings.pid_file}, counts,
         )  # fmt: skip
 
     # -- in a worker --------------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ def handed(fds: list[int], **changed: Any) -> Handed:  # noqa: ANN401  (any fiel
         others={"control": fds[4], "watcher": 99_999},
         asking=(fds[5],),
         paths={"control": "", "access log": "/var/log/a b"},
+        counts={"slow": 3, "times": {"http": {"2xx": {"counts": [1, 2], "total": 0.5}}}},
     )
     return replace(whole, **changed)
 
@@ -134,6 +135,7 @@ def test_garbage_is_refused(pipes: list[int]) -> None:
         {**good, "workers": [{**worker, "control": "x"}]}, {**good, "workers": [without(worker, "pid")]},
         {**good, "others": []}, {**good, "others": None}, {**good, "others": {"control": "x"}},
         {**good, "asking": None}, {**good, "asking": ["x"]}, {**good, "asking": 3},
+        {**good, "counts": None}, {**good, "counts": 5}, {**good, "counts": "x"},
         {**good, "paths": None}, {**good, "paths": 1}, {**good, "paths": {"control": None}},
         *({**good, name: value} for name in ("generation", "started", "reloads", "wanted")
           for value in (*numbers, True, -1, float("inf"))),

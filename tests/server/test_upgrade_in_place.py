@@ -72,6 +72,34 @@ def test_program_is_replaced(options: tuple[str, ...], number: signal.Signals) -
         assert not any(os.path.exists(server.address["http", kind]) for kind in ("unix",))
 
 
+def test_no_counter_goes_back() -> None:
+    with served("--workers", "2", "--threads", "2", "--request-timeout", "400ms", "--slow-request", "100ms") as server:
+        for _ in range(5):
+            server.get()
+        with server.begin("/sleep") as peer:
+            assert peer.answer().status == 504
+        with server.begin("/wait") as peer:
+            (worker,) = [one["pid"] for one in server.status()["workers"] if "busy" in str(one["threads"])]
+            os.kill(worker, signal.SIGKILL)
+            peer.read()
+        server.await_ready(3)
+        server.touch("broken")
+        os.kill(server.pid, signal.SIGHUP)
+        server.await_log("reload: failed")
+        (server.directory / "broken").unlink()
+        before = server.status()
+        assert before["requests"] == 7
+        names = ("requests", "timeouts", "slow", "reload_failures", "restarts", "times", "queue_time", "started")
+        for round_ in (1, 2):
+            os.kill(server.pid, signal.SIGUSR2)
+            server.await_log("reload: done", round_)
+            now = server.status()
+            assert {name: now[name] for name in names} == {name: before[name] for name in names}
+            assert now["reloads"] == round_
+        server.get()
+        assert server.status()["requests"] == 8
+
+
 def test_running_requests_and_kept_connections() -> None:
     with served("--threads", "2", protocols=("http", "fastcgi")) as server:
         (old,) = server.workers()
@@ -337,7 +365,7 @@ def test_a_handover_that_is_none(changed: dict[str, object], sentence: str) -> N
     """The variable is left over, or somebody has made it up: one sentence, and nothing is touched."""
     whole: dict[str, object] = {
         "version": 1, "listeners": [], "workers": [], "generation": 1, "started": 1.0, "reloads": 0, "wanted": 1,
-        "others": {}, "asking": [], "paths": {},
+        "others": {}, "asking": [], "paths": {}, "counts": {},
     }  # fmt: skip
     with open_directory() as directory:
         shutil.copy(SOURCE, directory)

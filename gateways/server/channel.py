@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["CANCEL", "CONNECTION", "FAILED", "LEAVING", "LOST", "READY", "REOPEN", "STOP", "Channel", "Message"]
+__all__ = ["CANCEL", "CONNECTION", "DUE", "FAILED", "LEAVING", "LOST", "READY", "REOPEN", "STOP", "Channel", "Message"]
 
 READY: Final = b"r"
 """From the worker: it serves."""
@@ -21,6 +21,8 @@ FAILED: Final = b"f"
 """From the worker: why it cannot boot, as text."""
 LEAVING: Final = b"l"
 """From the worker: it leaves though the master has not told it to; the text says why, where that is no signal."""
+DUE: Final = b"d"
+"""From the worker: it has served as many requests as it is to serve, as the scoreboard shows."""
 LOST: Final = b"x"
 """From the worker: it cannot go on with a connection that was passed to it; the text says why."""
 CONNECTION: Final = b"m"

@@ -83,8 +83,7 @@ class Master:
             os.set_blocking(fd, False)
         # Where nothing can come of the clock alone, an idle master sleeps until something happens.
         self._ticks = bool(
-            settings.request_timeout or settings.slow_request or settings.max_requests or settings.max_rss
-            or settings.pool != "static"
+            settings.request_timeout or settings.slow_request or settings.max_rss or settings.pool != "static"
         )  # fmt: skip
 
     def take_over(self, handed: Handed) -> None:

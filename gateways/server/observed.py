@@ -7,7 +7,8 @@ the time of requests is limited.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from threading import Lock, get_ident
 from typing import Final, Protocol
 
@@ -46,6 +47,11 @@ class ObservedApp:
         self._clock = clock
         self._seats: dict[int, Seat] = {}
         self._mutex = Lock()
+        self._limit: int = board.limits[worker]
+        self._ended: Iterator[int] = count(1)  # no number comes twice, whichever threads ask
+        self._told = False
+        self.on_limit: Callable[[], bool] | None = None
+        """Called once, when as many requests have been served as the board allows; again where it returns False."""
         self.interrupter: Interrupter | None = None
         """Where the time of requests is limited."""
 
@@ -84,10 +90,18 @@ class ObservedApp:
             now = self._clock()
             taken = now - started
             seat.end(protocol, exchange.status, taken, now)
+            if self._limit and next(self._ended) >= self._limit and not self._told:
+                self._tell()
             log = self._access_log
             if log is not None:
                 peer = "" if "REMOTE_ADDR" in params else exchange.peer
                 log.record(params, protocol, peer, exchange.status, exchange.sent, time.time(), taken, queued)
+
+    def _tell(self) -> None:
+        """Say that as many requests have been served as shall be."""
+        self._told = True
+        if self.on_limit is not None and not self.on_limit():
+            self._told = False
 
     def _take_seat(self, ident: int) -> Seat:
         """Return the slot of a thread that serves for the first time; others may do so at this moment."""

@@ -135,6 +135,8 @@ class Board:
         self._memory = memoryview(mmap.mmap(-1, slots * _SLOT, flags | getattr(mmap, "MAP_NORESERVE", 0)))
         self._ints = self._memory.cast("Q")
         self._doubles = self._memory.cast("d")
+        self.limits: list[int] = [0] * workers
+        """Requests that the process with this place is to serve; 0 is no limit. Set before it is forked."""
         self._touched: set[int] = set()
         """Workers that have ever been there: reading the others would make their pages."""
 

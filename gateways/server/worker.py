@@ -25,7 +25,7 @@ from gateways.apps.wsgi import WSGIApp
 from gateways.errors import ConfigError, WorkerBootError
 from gateways.server.accesslog import AccessLog
 from gateways.server.admission import Admission, Networks
-from gateways.server.channel import CANCEL, CONNECTION, LEAVING, READY, REOPEN, STOP, Channel, Message
+from gateways.server.channel import CANCEL, CONNECTION, DUE, LEAVING, READY, REOPEN, STOP, Channel, Message
 from gateways.server.errorlog import ErrorLog
 from gateways.server.listener import Listener
 from gateways.server.observed import ObservedApp
@@ -131,6 +131,7 @@ def serve_app(
     ways = [way_of(sock, protocol, settings, place.admission) for protocol, sock in place.sockets]
     listeners = [Listener(pool, way.sock, way.protocol, way.connector, place.admission) for way in ways]
     channel = Channel(place.control)
+    observed.on_limit = lambda: channel.send(DUE)
     passing = Passing(pool, channel, ways)
     stop = _Stop(pool, listeners, passing, leaving)
     pool.watch(place.wakeup, _Signals(stop, place.wakeup, channel))

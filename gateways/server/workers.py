@@ -66,6 +66,10 @@ class Workers:
         slot = self._free[-1]
         self.board.clear(slot)
         base = tuple(row.done for row in self.board.rows(slot))
+        limit = self._max_requests
+        if limit:
+            limit += random.randint(0, limit // _JITTER)  # noqa: S311
+        self.board.limits[slot] = limit
 
         def run(control: socket.socket) -> int:
             self.homeless.close()  # they wait in the master alone
@@ -74,8 +78,7 @@ class Workers:
         worker = fork_worker(run, born=now, generation=generation, slot=slot, others=self)
         self._free.pop()
         worker.base = base
-        if self._max_requests:
-            worker.request_limit = self._max_requests + random.randint(0, self._max_requests // _JITTER)  # noqa: S311
+        worker.request_limit = limit
         if self._max_age:
             worker.age_limit = self._max_age * (1 + random.random() / _JITTER)  # noqa: S311
         self._living[worker.pid] = worker

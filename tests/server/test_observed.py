@@ -104,6 +104,27 @@ def test_a_request_while_it_is_served_and_after(protocol: str) -> None:
     assert seen.board.rows(0)[0].serial == 0
 
 
+@pytest.mark.parametrize("threads", [1, 4])
+def test_the_last_request_that_a_worker_is_to_serve(threads: int) -> None:
+    """It says so as soon as that has ended: once, and again with the next one where nobody could hear it."""
+    board = Board(2, threads)
+    board.clear(1)
+    board.limits[1] = 20
+    observed = ObservedApp(hello, board, 1, None)
+    told: list[int] = []
+
+    def on_limit() -> bool:
+        told.append(sum(row.done for row in board.rows(1)))
+        return len(told) > 1
+
+    observed.on_limit = on_limit
+    with Served(observed, "http", threads=threads) as served, served.connect() as peer:
+        for number in range(1, 31):
+            assert peer.keep_get("/").status == 200
+            within(lambda number=number: sum(row.done for row in board.rows(1)) == number, "it has ended")  # type: ignore[misc]
+    assert told == [20, 21]
+
+
 @pytest.mark.parametrize(
     ("params", "line"),
     [

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from tests.server.peers import request
-from tests.server.processes import App, gone, needs_proc, served
+from tests.server.processes import App, children, gone, needs_proc, served
 from tests.servers import wait_until
 
 pytestmark = needs_proc
@@ -46,6 +46,21 @@ def test_number_of_requests() -> None:
         assert status["restarts"]["requests"] >= 2
         assert status["restarts"]["crash"] == 0
         assert "killed" not in server.text()
+
+
+def test_number_of_requests_is_noticed_at_once() -> None:
+    """Also by a master that looks at nothing of itself; the worker serves on until its replacement is ready."""
+    with served("--max-requests", "9") as server:
+        (worker,) = server.workers()
+        server.touch("hang")
+        for _ in range(9):
+            assert server.get() == b"pid %d" % worker
+        wait_until(lambda: len(children(server.pid)) == 2, "a replacement boots")  # nobody has woken the master
+        for _ in range(3):
+            assert server.get() == b"pid %d" % worker
+        (server.directory / "hang").unlink()
+        server.await_log(f"worker {worker} is told to leave: it has served 12 requests (--max-requests)")
+        assert server.get() == b"pid %d" % server.workers()[1]
 
 
 def test_age() -> None:

@@ -439,6 +439,7 @@ def test_limits_with_jitter() -> None:
         assert all(1000 <= fact.request_limit <= 1100 for fact in facts)
         assert all(50.0 <= fact.age_limit <= 55.0 for fact in facts)
         assert len({fact.request_limit for fact in facts}) > 5
+        assert [fact.request_limit for fact in facts] == [family.board.limits[worker.slot] for worker in workers]
         assert len({fact.age_limit for fact in facts}) > 5
     finally:
         family.end()

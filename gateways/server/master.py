@@ -41,6 +41,7 @@ _REPEATED: Final = 1.0  # seconds within which one Ctrl-C may arrive twice: from
 _LONGEST: Final = 3600.0  # seconds of one wait: poll(2) takes milliseconds of 31 bits
 _TICK: Final = 1.0  # seconds between looks at what only the clock and the scoreboard tell
 _CHECK: Final = 15.0  # seconds that the check of a new program may take beside loading the application
+_HOLD: Final = 0.2  # seconds for our own signal to come, where a worker has got one: both may be of the same group
 _MEASURE: Final = 5.0  # seconds between looks at the workers' memory
 
 
@@ -71,6 +72,7 @@ class Master:
         self._size: int | None = None
         """How many workers a pool that is not static works towards."""
         self._last_spawn = self._last_retire = -float("inf")
+        self._hold_until = -float("inf")
         self._measured = -float("inf")
         self._beaten = -float("inf")
         self._waiting = False
@@ -191,6 +193,7 @@ class Master:
             slow_request=settings.slow_request,
             last_spawn=self._last_spawn,
             last_retire=self._last_retire,
+            hold_until=self._hold_until,
             size=self._size,
         )
 
@@ -250,9 +253,12 @@ class Master:
         if isinstance(action, policy.Spawn):
             return self._spawn(action.count, now)
         if isinstance(action, policy.Kill):
-            killed = self._workers.kill(self._workers[action.pid])
+            worker = self._workers[action.pid]
+            killed = self._workers.kill(worker)
             if killed:
-                self._log.warning(f"worker {action.pid}: {action.reason}; killed")
+                superseded = not worker.ready and (self._stopping_since or worker.generation != self._generation)
+                tell = self._log.info if superseded else self._log.warning
+                tell(f"worker {action.pid}: {action.reason}; killed")
             return killed
         if isinstance(action, policy.Retire):
             self._log.info(f"worker {action.pid} is told to leave: {action.reason}")
@@ -464,13 +470,15 @@ class Master:
                 self._log.warning(f"worker {worker.pid} leaves: {worker.reason}")
             else:
                 self._log.info(f"worker {worker.pid} leaves: it has been asked to by a signal")
+                self._hold_until = time.monotonic() + _HOLD
             worker.retiring_since = time.monotonic()
 
     def _ready(self, worker: WorkerProcess) -> None:
         self._failures.booted()
         worker.ready_since = time.monotonic()
         self._proven = max(self._proven, worker.generation)
-        self._log.info(f"worker {worker.pid} is ready")
+        if self._stopping_since is None:
+            self._log.info(f"worker {worker.pid} is ready")
 
     def _settle(self) -> None:
         """See whether the start, or a reload, has come to its end."""
@@ -510,6 +518,8 @@ class Master:
             elif worker.retiring_since is not None:
                 if code != 0:
                     self._log.warning(f"worker {worker.pid} {how} while it was leaving")
+            elif worker.killed and not worker.ready and worker.generation != self._generation:
+                pass  # that was told
             elif worker.ready:
                 self._tally.restarts["crash"] += 1
                 self._log.warning(f"worker {worker.pid} {how}; it is replaced")

@@ -108,6 +108,8 @@ class Facts:
     slow_request: float = 0.0
     last_spawn: float = -math.inf
     last_retire: float = -math.inf
+    hold_until: float = -math.inf
+    """No worker starts before."""
     size: int | None = None
     """What ``pool_size`` returned at the last decision. None: not known, so guessed from the workers there are."""
 
@@ -237,12 +239,14 @@ def _overstayed(worker: WorkerFacts, facts: Facts, clock: _Clock) -> str:
             return "all that it still serves was interrupted and did not end (--request-timeout)"
         if clock.reached(min(told) + facts.graceful_timeout):
             word = "stop" if facts.stopping_since == min(told) else "leave"
+            if facts.graceful_timeout <= 0:
+                return f"it was told to {word} at once"
             return f"still busy {facts.graceful_timeout:g} s after it was told to {word} (--graceful-timeout)"
         return ""
     if worker.ready:
         return ""
     if worker.generation != facts.generation:
-        return "reloaded while it was booting"
+        return "superseded by another reload while it was booting"
     if clock.reached(worker.born + facts.boot_timeout):
         return f"not ready {facts.boot_timeout:g} s after its start (--boot-timeout)"
     return ""
@@ -317,7 +321,9 @@ def _spawn(pool: _Pool, size: int, facts: Facts, clock: _Clock) -> list[Spawn]:
     crowd = there + pool.leaving if facts.rolling else there
     replacements = min(size - pool.fresh - pool.booting, size + extra - crowd)
     count = max(size - there, replacements)
-    if count <= 0 or (facts.failures > 0 and not clock.reached(facts.last_failure + back_off(facts.failures))):
+    if count <= 0 or not clock.reached(facts.hold_until):
+        return []
+    if facts.failures > 0 and not clock.reached(facts.last_failure + back_off(facts.failures)):
         return []
     return [Spawn(count)]
 

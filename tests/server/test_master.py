@@ -58,6 +58,43 @@ def test_stops_when_asked(number: signal.Signals) -> None:
         assert "Traceback" not in server.text()
 
 
+def test_a_signal_for_the_whole_group() -> None:
+    """The workers may get theirs first, and leave; nobody comes in their place."""
+    with served("--workers", "2") as server:
+        for worker in server.workers():
+            os.kill(worker, signal.SIGTERM)
+        server.await_log("it has been asked to by a signal", 2)
+        os.kill(server.pid, signal.SIGTERM)
+        assert server.wait() == 0
+        assert len(server.workers()) == 2
+        assert "killed" not in server.text()
+
+
+def test_worker_that_boots_while_the_server_stops() -> None:
+    """Nobody is told that it is ready."""
+    with served("--workers", "2", first=1) as server:
+        (first, second) = server.await_ready(2)
+        server.touch("hang")
+        os.kill(first, signal.SIGKILL)
+        wait_until(lambda: any(pid not in (first, second) for pid in children(server.pid)), "another one boots")
+        os.kill(server.pid, signal.SIGTERM)
+        server.await_log("finishing what runs")
+        (server.directory / "hang").unlink()
+        assert server.wait() == 0
+        assert server.workers() == [first, second]
+
+
+def test_workers_that_all_cannot_boot() -> None:
+    """The first failure ends the server; of the others nothing is said that is not so."""
+    with open_directory() as directory:
+        shutil.copy(SOURCE, directory)
+        (directory / "broken").touch()
+        done = run("steered_app:app", "--http", "./s", "--control", "off", "--workers", "4", directory=str(directory))
+        assert done.returncode == 3
+        assert "still busy" not in done.stderr
+        assert "WARNING worker" not in done.stderr
+
+
 @pytest.mark.parametrize("threads", ["1", "3"])
 def test_running_requests_are_finished(threads: str) -> None:
     with served("--threads", threads) as server, wait_request(server) as peer:

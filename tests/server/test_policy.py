@@ -467,6 +467,14 @@ def test_the_clock_jumps(given_facts: Facts, jump: float) -> None:
     assert wake is None if jump > 0 else (wake is not None and wake > NOW)
 
 
+def test_nobody_starts_while_a_signal_may_be_under_way() -> None:
+    held = replace(facts(ready(7), leaving(8)), hold_until=NOW + 0.2)
+    assert decide(held, NOW) == ([], NOW + 0.2)
+    actions, _ = decide(held, NOW + 0.2)
+    assert actions == [Spawn(1)]
+    assert decide(replace(facts(ready(7), ready(8)), hold_until=NOW + 0.2), NOW) == ([], None)
+
+
 @pytest.mark.parametrize(
     ("given_facts", "words"),
     [
@@ -485,7 +493,9 @@ def test_the_clock_jumps(given_facts: Facts, jump: float) -> None:
             facts(leaving(7, NOW, hung())),
             "all that it still serves was interrupted and did not end (--request-timeout)",
         ),
-        (facts(new(booting(7, NOW))), "reloaded while it was booting"),
+        (facts(ready(7), stopping_since=NOW, graceful_timeout=0.0), "it was told to stop at once"),
+        (facts(leaving(7, NOW), graceful_timeout=0.0), "it was told to leave at once"),
+        (facts(new(booting(7, NOW))), "superseded by another reload while it was booting"),
     ],
 )
 def test_a_kill_says_why(given_facts: Facts, words: str) -> None:

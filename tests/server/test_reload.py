@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -97,6 +98,25 @@ def test_old_worker_that_does_not_finish() -> None:
         assert f"worker {old}: still busy 0.3 s after it was told to leave (--graceful-timeout); killed" in text
         assert f"worker {old} was serving http GET /wait" in text
         assert server.status()["restarts"]["crash"] == 0
+
+
+def test_reloads_that_overtake_each_other() -> None:
+    """What was booting for an older one ends, and that is no failure."""
+    with served() as server:
+        family = server.workers()
+        server.touch("hang")
+        for generation in (2, 3, 4):
+            os.kill(server.pid, signal.SIGHUP)
+            server.await_log(f"reload: starting workers of generation {generation}")
+            family.extend(wait_until(lambda: set(children(server.pid)) - set(family), "one boots"))
+        (server.directory / "hang").unlink()
+        server.await_log("reload: done")
+        text = server.text()
+        assert text.count("superseded by another reload while it was booting; killed") == 2
+        assert server.workers() == [family[0], family[3]]
+        assert server.status()["reload_failures"] == 0
+        assert "ERROR" not in text
+        assert not re.search("WARNING worker", text)
 
 
 @pytest.mark.parametrize("protocol", ["fastcgi", "http"])

@@ -76,6 +76,8 @@ class Master:
         self._measured = -float("inf")
         self._beaten = -float("inf")
         self._waiting = False
+        self._told = ""
+        """What the service manager knows of the workers."""
         self._stopping_since: float | None = None
         self._graceful = settings.timeouts.graceful
         self._exit = EXIT_OK
@@ -325,7 +327,8 @@ class Master:
         self._gauge.sample(self._workers, now)
         settings = self._settings
         workers = workers_status(self._workers, now)
-        state = "running" if self._proven else "starting"
+        able = settings.pool == "ondemand" and self._on_ready is None and not self._failures.count
+        state = "running" if self._proven or able else "starting"
         if self._stopping_since is not None:
             state = "stopping"
         elif self._reloading or self._service.upgrade.checking:
@@ -499,11 +502,22 @@ class Master:
             call, self._on_ready = self._on_ready, None
             self._tell_ready()
             call()
+        if self._on_ready is None and not self._reloading:
+            self._tell_size()
 
     def _tell_ready(self) -> None:
-        notifier = self._service.notifier
-        notifier.ready()
-        notifier.status(f"{self._workers.ready} workers serve {self._settings.app}, generation {self._generation}")
+        self._service.notifier.ready()
+        self._told = ""
+        self._tell_size()
+
+    def _tell_size(self) -> None:
+        """Tell the service manager how many serve, where that is another number by now."""
+        count = self._workers.ready
+        text = f"{count} {'worker serves' if count == 1 else 'workers serve'} {self._settings.app}"
+        text = f"{text}, generation {self._generation}"
+        if text != self._told:
+            self._told = text
+            self._service.notifier.status(text)
 
     def _reap(self) -> None:
         service = self._service

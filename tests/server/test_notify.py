@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from gateways.server.notify import Notifier
+from tests.server.peers import Peer
 from tests.servers import Gateways, open_directory, running, wait_until
 
 PID = 4711
@@ -334,6 +335,18 @@ def test_a_server_tells_when_it_is_ready_reloads_and_stops(options: tuple[str, .
             server.await_line("WATCHDOG=1")
             assert server.stop() == 0
             assert server.tells("STOPPING=1")
+
+
+def test_how_many_workers_serve() -> None:
+    with open_directory() as directory:
+        manager = Manager(str(directory / "notify"))
+        options = ("--pool", "ondemand", "--worker-idle", "300ms")
+        with contextlib.closing(manager), running(Notifying(directory, manager, *options)) as server:
+            server.await_line("STATUS=0 workers serve site_:app, generation 1")
+            with Peer(server.address["http", "unix"]) as peer:
+                assert peer.get().status == 200
+            server.await_line("STATUS=1 worker serves site_:app, generation 1")
+            server.await_line("STATUS=0 workers serve site_:app, generation 1")
 
 
 def test_a_reload_that_fails_is_over_too() -> None:

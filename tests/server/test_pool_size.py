@@ -77,6 +77,20 @@ def test_ondemand_pool_comes_and_goes() -> None:
         assert server.status()["requests"] == 3
 
 
+def test_ondemand_pool_is_ready_while_it_can_serve() -> None:
+    """Before the first request, and until its workers turn out not to boot."""
+    with served("--pool", "ondemand", "--workers", "2", "--worker-idle", "300ms", first=0) as server:
+        assert server.status()["state"] == "running"
+        server.touch("broken")
+        with server.peer() as peer:
+            peer.send(request("http"))
+            server.await_log("next try in 1 s")
+            assert server.status()["state"] == "starting"
+            (server.directory / "broken").unlink()
+            assert peer.answer().status == 200
+        assert server.status()["state"] == "running"
+
+
 def test_ondemand_pool_grows_under_load() -> None:
     with (
         served("--pool", "ondemand", "--workers", "3", "--worker-idle", "300ms", first=0) as server,

@@ -42,7 +42,6 @@ _LONGEST: Final = 3600.0  # seconds of one wait: poll(2) takes milliseconds of 3
 _TICK: Final = 1.0  # seconds between looks at what only the clock and the scoreboard tell
 _CHECK: Final = 15.0  # seconds that the check of a new program may take beside loading the application
 _HOLD: Final = 0.2  # seconds for our own signal to come, where a worker has got one: both may be of the same group
-_MEASURE: Final = 5.0  # seconds between looks at the workers' memory
 
 
 class Master:
@@ -73,7 +72,6 @@ class Master:
         """How many workers a pool that is not static works towards."""
         self._last_spawn = self._last_retire = -float("inf")
         self._hold_until = -float("inf")
-        self._measured = -float("inf")
         self._beaten = -float("inf")
         self._waiting = False
         self._told = ""
@@ -162,10 +160,8 @@ class Master:
         if self._settings.pool != "static":
             self._gauge.sample(self._workers, now)
             self._waiting = self._service.connections_wait()
-        if self._settings.max_rss and now - self._measured >= _MEASURE:
-            self._measured = now
-            for worker in self._workers:
-                self._workers.measure(worker)
+        if self._settings.max_rss:
+            self._workers.watch_memory(now)
         notifier = self._service.notifier
         if notifier.watchdog_interval and now - self._beaten >= notifier.watchdog_interval:
             self._beaten = now

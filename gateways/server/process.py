@@ -34,6 +34,10 @@ class WorkerProcess:
     cause: str = ""
     """Why it retires."""
     private_bytes: int = 0
+    measured_at: float = -float("inf")
+    """When that was looked up."""
+    measured_after: int = 0
+    """Requests that had begun in its slot then."""
     base: tuple[int, ...] = ()
     """Requests that others had served in its slot before it came, by thread."""
     request_limit: int = 0

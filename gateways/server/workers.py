@@ -25,6 +25,8 @@ __all__ = ["Workers", "private_memory"]
 
 _JITTER: Final = 10  # a limit is exceeded by up to a tenth: workers born together do not leave together
 _ROUND: Final = 64  # times that one worker is heard before others get their turn
+_MEASURE: Final = 1.0  # seconds between looks at the memory of a worker that serves
+_MEASURE_IDLE: Final = 5.0  # of one that does not: a look costs the more the larger it is
 _PRIVATE: Final = re.compile(r"^Private_(?:Clean|Dirty): *(\d+) kB$", re.MULTILINE)
 
 
@@ -187,6 +189,19 @@ class Workers:
         found = private_memory(worker.pid)
         worker.private_bytes = found or 0
         return found
+
+    def watch_memory(self, now: float) -> None:
+        """Look up the private memory of those that it may have grown in."""
+        for worker in self:
+            passed = now - worker.measured_at
+            if passed < _MEASURE:
+                continue
+            rows = self.rows(worker)
+            begun = sum(row.serial for row in rows)
+            if begun != worker.measured_after or any(row.busy for row in rows) or passed >= _MEASURE_IDLE:
+                worker.measured_at = now
+                worker.measured_after = begun
+                self.measure(worker)
 
     def facts(self, worker: WorkerProcess) -> WorkerFacts:
         """Return what the policy wants to know of one."""

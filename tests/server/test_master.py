@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.peers import Peer, request
-from tests.server.processes import SOURCE, App, children, descriptors, gone, needs_proc, served
+from tests.server.processes import SOURCE, App, children, descriptors, gone, needs_proc, run_command, served
 from tests.servers import open_directory, wait_until
 
 
@@ -56,6 +56,26 @@ def test_stops_when_asked(number: signal.Signals) -> None:
         assert all(gone(pid) for pid in workers)
         assert f"{number.name}: finishing what runs" in server.text()
         assert "Traceback" not in server.text()
+
+
+def test_log_files_that_cannot_be_opened_anew() -> None:
+    """Whoever asked is told, and the rest goes on; USR1 tells the log."""
+    with open_directory() as logs:
+        path = logs / "in" / "access"
+        path.parent.mkdir()
+        with served("--access-log", str(path)) as server:
+            path.parent.rename(logs / "moved")
+            done = run_command("reopen", "--control", server.control)
+            words = f"cannot open the access log {path}: No such file or directory; the old file is kept"
+            assert (done.returncode, done.stdout) == (1, "")
+            assert words in done.stderr
+            os.kill(server.pid, signal.SIGUSR1)
+            server.await_log(f"ERROR {words}", 2)
+            assert "are open anew" not in server.text()
+            path.parent.mkdir()
+            done = run_command("reopen", "--control", server.control)
+            assert (done.returncode, done.stdout) == (0, "reopened\n")
+            assert path.exists()
 
 
 def test_a_signal_for_the_whole_group() -> None:

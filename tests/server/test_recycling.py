@@ -87,6 +87,14 @@ def test_memory() -> None:
         assert server.status()["restarts"]["memory"] >= 1
 
 
+def test_memory_of_a_worker_that_serves_is_looked_at_every_second() -> None:
+    with served("--max-rss", "60M") as server:
+        server.get()
+        for _ in range(20):
+            server.get("/leak")
+        wait_until(lambda: "of private memory (--max-rss)" in server.text(), "it is noticed", 3.5)
+
+
 def test_worker_under_the_limit_of_memory_stays() -> None:
     with served("--max-rss", "1G") as server:
         (worker,) = server.workers()

@@ -133,8 +133,8 @@ def _parsed(text: str) -> Handed:
     )
     table["workers"] = tuple(HandedWorker(**entry) for entry in table["workers"])
     table["asking"] = tuple(table["asking"])
-    table["paths"] = dict(table["paths"])
-    table["counts"] = dict(table["counts"])
+    for name in ("paths", "counts"):  # which the first programs of this version did not have
+        table[name] = dict(table.get(name, {}))
     handed = Handed(**table)
     records: list[Handed | HandedListener | HandedWorker] = [handed, *handed.listeners, *handed.workers]
     for record in records:

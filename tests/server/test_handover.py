@@ -69,6 +69,12 @@ def test_nothing_but_the_server(pipes: list[int]) -> None:
     assert Handed.read(odd.text()) == odd
 
 
+def test_an_older_program_tells_less(pipes: list[int]) -> None:
+    table = json.loads(handed(pipes).text())
+    found = Handed.read(json.dumps(without(without(table, "paths"), "counts")))
+    assert found == handed(pipes, paths={}, counts={})
+
+
 def test_descriptors_survive_the_exec_and_nothing_later(pipes: list[int]) -> None:
     whole = handed(pipes)
     assert whole.fds() == [*pipes[:4], pipes[5], pipes[4]]
@@ -122,7 +128,7 @@ def test_garbage_is_refused(pipes: list[int]) -> None:
     others: tuple[object, ...] = (None, [])
     bad: list[object] = [
         None, True, 1, "x", [], [1], {}, {"version": 1},
-        *(without(good, name) for name in good if name != "asking"),
+        *(without(good, name) for name in good if name not in ("asking", "paths", "counts")),
         {**good, "version": 2}, {**good, "version": "1"}, {**good, "version": None},
         {**good, "more": 1},
         {**good, "listeners": None}, {**good, "listeners": 5}, {**good, "listeners": ["x"]},

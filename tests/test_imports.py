@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "apps": REQUEST,
     "apps.upstream": REQUEST | {"client"},
     "server": SERVER,
+    "server.advice": SERVER | {"settings"},
     "server.outlets": SERVER | {"settings"},
     "server.service": SERVER | {"settings"},
     "server.worker": SERVER | {"settings"},

@@ -23,6 +23,7 @@ from gateways.server.accesslog import AccessLog
 from gateways.server.address import Address
 from gateways.server.admission import WEB_SERVERS, Admission
 from gateways.server.adoption import Adoption
+from gateways.server.advice import advise
 from gateways.server.channel import FAILED, Channel
 from gateways.server.handover import GONE, VARIABLE, Handed, HandedListener, HandedWorker
 from gateways.server.inherited import empty_stdin
@@ -393,6 +394,7 @@ def _serve(service: Service, master: Master, handed: Handed | None, runtime: str
     log.info(f"{version_line()}: {settings.app}, {where}, workers {shape}")
     if settings.scripts is None:  # they never run as root
         privileges.warn_root(log, settings.user)
+    advise(settings, log)
     service.write_pid(handed)
     service.attend(master, handed, runtime)
     if settings.preload:

@@ -297,8 +297,8 @@ def test_the_published_file(estate: Estate) -> None:
     port = free_port()
     text = (NGINX_CONF / "scripts.conf").read_text()
     for old, new in (
-        ("unix:/run/gateways/scripts.sock", f"unix:{estate.mounted.address['fastcgi', 'unix']}"),
-        ("unix:/run/gateways/git.sock", f"unix:{backend.address['fastcgi', 'unix']}"),
+        ("unix:/run/cgi/scripts.sock", f"unix:{estate.mounted.address['fastcgi', 'unix']}"),
+        ("unix:/run/cgi/git.sock", f"unix:{backend.address['fastcgi', 'unix']}"),
         ("listen 80;", f"listen {LOOPBACK}:{port};"),
         ("/srv/git;", f"{repositories};"),
     ):

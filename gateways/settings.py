@@ -140,6 +140,8 @@ class Settings:
     pid_file: str = ""
     scripts: Scripts | None = None
     """Served in the place of an application."""
+    unused: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """In words, sockets that this process was passed and that no listener means."""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Setting's name -> where its value came from: ``--workers``, ``GATEWAYS_WORKERS``, ``workers in FILE``,
     ``default``, and for listeners ``systemd`` or ``descriptor 0``."""
@@ -337,7 +339,11 @@ def load_settings(
     if schema is SCRIPTS:
         scripts = values["scripts"] = scripts_of(values, environ)
         values |= {"app": str(scripts), "threads": scripts.threads, "chdir": "."}
-    return assemble(values, sources)
+    settings = assemble(values, sources)
+    from gateways.server.inherited import meant  # noqa: PLC0415 - needs socket, and --help does not
+
+    listeners, unused = meant(environ, os.getpid(), settings.listeners)
+    return replace(settings, listeners=tuple(listeners), unused=tuple(unused))
 
 
 def assemble(values: dict[str, Any], sources: dict[str, str]) -> Settings:

@@ -28,6 +28,11 @@ class Log(Protocol):
 
 def advise(settings: Settings, log: Log) -> None:
     """Tell the log all there is to say; called when the listeners are open, or in their place by ``check``."""
+    if settings.unused:
+        log.warning(
+            f"nobody serves what was passed as {', '.join(settings.unused)}: listeners are named, and then only "
+            "they count; name these too, or none at all"
+        )
     for _, address in settings.listeners:
         if address.kind == "unix":
             for sentence in unreachable(address.path, settings.socket_mode, settings.socket_owner):

@@ -15,7 +15,7 @@ from typing import Final
 from gateways.errors import ConfigError
 from gateways.server.address import Address
 
-__all__ = ["MASTER_ONLY", "empty_stdin", "fill_streams", "is_listening", "passed", "take_variables"]
+__all__ = ["MASTER_ONLY", "empty_stdin", "fill_streams", "is_listening", "meant", "passed", "take_variables"]
 
 FIRST: Final = 3  # SD_LISTEN_FDS_START
 MASTER_ONLY: Final = (
@@ -107,6 +107,43 @@ def protocol_of(name: str, fd: int, protocols: Sequence[str]) -> str:
 def called(name: str) -> str:
     """How a sentence goes on about a descriptor."""
     return f", called {name!r}" if name else " without a name"
+
+
+def meant(
+    environ: Mapping[str, str], pid: int, listeners: Sequence[tuple[str, Address]]
+) -> tuple[list[tuple[str, Address]], list[str]]:
+    """The listeners, those that a passed socket already listens for as its ``fd:N``; and in words what none means.
+
+    So a unit may pass the sockets that the server's configuration names. Nothing is refused here.
+    """
+    at = passed_at(environ, pid)
+    found = [(protocol, at.pop(place(address), address)) for protocol, address in listeners]
+    taken = [address for _, address in found]
+    return found, [f"{address} ({where})" for where, address in at.items() if address not in taken]
+
+
+def passed_at(environ: Mapping[str, str], pid: int) -> dict[str, Address]:
+    """Where each passed socket listens, as ``place`` has it -> its address."""
+    text = environ.get("LISTEN_FDS", "0") if environ.get("LISTEN_PID") == str(pid) else "0"
+    count = int(text) if re.fullmatch(r"[0-9]{1,6}", text, re.ASCII) else 0
+    found: dict[str, Address] = {}
+    for fd in range(FIRST, FIRST + count) if count else (0,):
+        if is_listening(fd):
+            sock = socket.socket(fileno=fd)
+            name = sock.getsockname()
+            sock.detach()
+            if isinstance(name, tuple):
+                found[str(Address("tcp", "" if name[0] == "::" else name[0], name[1]))] = Address("fd", fd=fd)
+            else:
+                found[f"@{os.fsdecode(name[1:])}" if isinstance(name, bytes) else name] = Address("fd", fd=fd)
+    return found
+
+
+def place(address: Address) -> str:
+    """The text of an address, the same for all ways of writing it."""
+    if address.kind == "unix":
+        return os.path.abspath(address.path)
+    return str(address).replace("localhost", "127.0.0.1") if address.kind == "tcp" else str(address)
 
 
 # For the processes of the server

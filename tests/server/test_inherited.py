@@ -266,6 +266,28 @@ def test_a_server_with_sockets_of_systemd(directory: Path) -> None:
     assert Path(path).is_socket(), "the path is systemd's"
 
 
+def test_a_passed_socket_that_no_listener_means_is_warned_of(directory: Path) -> None:
+    port, other, path = free_port(), free_port(), str(directory / "socket")
+    server = launched(directory, [path, (LOOPBACK, port)], "fastcgi:http")
+    server.argv += ["--http", str(other)]
+    with running(server):
+        ask((LOOPBACK, other), "http")
+        assert f"was passed as fd:3 ({path}), fd:4 (127.0.0.1:{port}): listeners are named" in server.text()
+
+
+def test_a_passed_socket_may_be_named_by_where_it_listens(directory: Path) -> None:
+    port, path = free_port(), str(directory / "socket")
+    server = launched(directory, [path, (LOOPBACK, port)], "gateways.socket:gateways.socket")
+    server.argv += ["--scgi", path, "--http", str(port)]
+    with running(server):
+        ask(path, "scgi")
+        ask((LOOPBACK, port), "http")
+        assert "scgi on fd:3, http on fd:4" in server.text()
+        assert "WARNING nobody" not in server.text()
+        assert server.stop() == 0
+    assert Path(path).is_socket(), "the path is systemd's"
+
+
 def test_a_server_with_descriptor_0(directory: Path) -> None:
     port = free_port()
     with running(launched(directory, [(LOOPBACK, port)], "")) as server:

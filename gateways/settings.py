@@ -49,7 +49,17 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["PROTOCOLS", "SCRIPTS", "SETTINGS", "Scripts", "Setting", "Settings", "load_settings", "schema_of"]
+__all__ = [
+    "CONFIG_VARIABLE",
+    "PROTOCOLS",
+    "SCRIPTS",
+    "SETTINGS",
+    "Scripts",
+    "Setting",
+    "Settings",
+    "load_settings",
+    "schema_of",
+]
 
 CONFIG_VARIABLE: Final = "GATEWAYS_CONFIG"
 FOREIGN_VARIABLES: Final = frozenset({"GATEWAYS_EXPECT_BUILD", "GATEWAYS_HANDOVER"})

@@ -1,10 +1,12 @@
-"""``gateways config``: configuration for other programs, from the options of ``serve``. It only prints."""
+"""``gateways config``: configuration for other programs, from the options of ``serve``. Printed, or as files."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +14,8 @@ import click
 
 from gateways.apps import loader
 from gateways.cli.options import SettingsCommand, settings_options
-from gateways.settings import load_settings
+from gateways.errors import ConfigError
+from gateways.settings import CONFIG_VARIABLE, load_settings
 
 __all__ = ["command"]
 
@@ -28,17 +31,37 @@ def command(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-def systemd(name: str, systemd_version: int | None, **arguments: Any) -> None:  # noqa: ANN401 - what click parsed
-    """Print the units."""
+def systemd(
+    name: str, systemd_version: int | None, output: str | None, **arguments: Any  # noqa: ANN401 - what click parsed
+) -> None:  # fmt: skip
+    """Print the units, or write them into the directory ``output``."""
     from gateways.frontends.systemd import units  # noqa: PLC0415 - not for --help
 
     settings = load_settings(arguments)
     loader.parse(settings.app)
     version = systemd_version if systemd_version is not None else installed_version()
-    files = units(settings, program(), (str(Path(sys.executable).resolve()),), name=name, version=version)
-    click.echo("\n".join(f"# {FOLDER}/{file}\n{text}" for file, text in files.items()), nl=False)
+    config = str(arguments.get("config") or os.environ.get(CONFIG_VARIABLE) or "")
+    python = str(Path(sys.executable).resolve())
+    files = units(settings, program(), (python,), name=name, version=version, config=config)
+    if output is None:
+        click.echo("\n".join(f"# {FOLDER}/{file}\n{text}" for file, text in files.items()))
+    else:
+        write(Path(output), files)
     sockets = " ".join(file for file in files if file.endswith(".socket"))
-    click.echo(f"\n# Then: systemctl daemon-reload && systemctl enable --now {sockets}")
+    click.echo(f"# Then: systemctl daemon-reload && systemctl enable --now {sockets}")
+
+
+def write(directory: Path, files: Mapping[str, str]) -> None:
+    """Write the files, over those of the same names; raises ConfigError."""
+    for file, text in files.items():
+        path = directory / file
+        try:
+            path.write_text(text, encoding="utf-8", errors="surrogateescape")
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write {path}: {error.strerror}; choose another directory with --output"
+            ) from None
+        click.echo(f"wrote {path}")
 
 
 def program() -> list[str]:
@@ -68,6 +91,7 @@ command.add_command(
         "are those of serve.",
         [
             *settings_options(),
+            click.Option(["--output"], metavar="DIR", help="write them into DIR, in the place of printing"),
             click.Option(["--name"], metavar="NAME", default="gateways", help="of the units [gateways]"),
             click.Option(["--systemd-version"], metavar="N", type=int, help="of another machine [this one's]"),
         ],

@@ -20,6 +20,13 @@ __all__ = ["units"]
 
 NOTIFY_RELOAD: Final = 253
 """The first systemd with Type=notify-reload; an older one ignores the line, and then waits for no notification."""
+OWN: Final = {
+    "/run": "RuntimeDirectory",
+    "/var/log": "LogsDirectory",
+    "/var/lib": "StateDirectory",
+    "/var/cache": "CacheDirectory",
+}
+"""Where systemd makes directories for a service's user (systemd.exec(5))."""
 MARGIN: Final = 10  # seconds by which systemd is more patient than gateways itself
 WATCHDOG: Final = 30  # seconds; the master says twice as often that it lives
 ELSEWHERE: Final = {"app", *PROTOCOLS, "socket-mode", "socket-owner", "chdir", "umask", "secret", "control"}
@@ -53,11 +60,13 @@ def units(
     *,
     name: str = "gateways",
     version: int | None = None,
+    config: str = "",
 ) -> dict[str, str]:
     """File name -> text: the sockets, one unit for each protocol, then the service.
 
     ``program`` is how gateways is called, with an absolute path; ``needed`` are other files that it must be able to
-    read. ``version`` is systemd's, None for the newest. Raises ConfigError for what systemd cannot do.
+    read. ``version`` is systemd's, None for the newest; ``config`` is the file of the settings, as their sources name
+    it: the service reads it again. Raises ConfigError for what systemd cannot do.
     """
     if not UNIT_NAME.fullmatch(name):
         raise ConfigError(f"{name!r} is no name for a unit; use letters, digits and . _ -")
@@ -70,7 +79,10 @@ def units(
         file = f"{name}.socket" if len(by_protocol) == 1 else f"{name}-{protocol}.socket"
         other = "" if len(by_protocol) == 1 else service
         files[file] = joined(socket_unit(settings, protocol, streams, other))
-    files[service] = joined(service_unit(settings, program, needed, name, list(files), version))
+    owned = directories(settings, name, [stream for streams in by_protocol.values() for stream in streams])
+    if config:
+        needed = (*needed, os.path.abspath(config))
+    files[service] = joined(service_unit(settings, program, needed, name, list(files), version, config, owned))
     return files
 
 
@@ -127,7 +139,7 @@ def socket_unit(settings: Settings, protocol: str, streams: Sequence[str], servi
 
 def service_unit(
     settings: Settings, program: Sequence[str], needed: Sequence[str], name: str, sockets: Sequence[str],
-    version: int | None,
+    version: int | None, config: str, owned: Sequence[str],
 ) -> Iterator[str]:  # fmt: skip
     """The lines of the service unit."""
     names = " ".join(sockets)
@@ -137,7 +149,12 @@ def service_unit(
     yield f"After=network.target {names}"
     yield ""
     yield "[Service]"
-    if version is not None and version < NOTIFY_RELOAD:
+    control = settings.control or f"/run/{name}-control/socket"
+    if control != "off":
+        yield "Type=notify"
+        yield "# `systemctl reload` waits until new workers serve, and fails where the old ones go on."
+        yield f"ExecReload={words([*program, 'reload', '--control', control])}"
+    elif version is not None and version < NOTIFY_RELOAD:
         yield f"# For systemd {NOTIFY_RELOAD} and later: Type=notify-reload without ExecReload=; it waits for reloads."
         yield "Type=notify"
         yield "ExecReload=/bin/kill -HUP $MAINPID"
@@ -148,17 +165,18 @@ def service_unit(
     if len(sockets) > 1:
         yield f"Sockets={names}"
     yield f"WorkingDirectory={value(settings.chdir)}"
-    yield f"ExecStart={command(settings, program, name)}"
-    if settings.secret:
+    if config:
+        yield "# The file is read at each start; sockets and directories are those that it named when this was written."
+    yield f"ExecStart={command(settings, program, control, config)}"
+    if settings.secret and not of_file(settings, "secret", config):
         yield "# It holds the line GATEWAYS_SECRET=... and only root may read it (mode 600)."
         yield f"EnvironmentFile=/etc/{name}.env"
     yield from identity(settings)
     if settings.umask is not None:
         yield f"UMask=0{settings.umask:03o}"
     if not settings.control:
-        yield f"# gateways status --control /run/{name}-control/socket"
-        yield f"RuntimeDirectory={name}-control"
-        yield "RuntimeDirectoryMode=0755"
+        yield f"# gateways status --control {control}"
+    yield from owned
     yield ""
     yield from supervision(settings)
     yield ""
@@ -169,21 +187,95 @@ def service_unit(
     yield f"Also={names}"
 
 
-def command(settings: Settings, program: Sequence[str], name: str) -> str:
-    """ExecStart: without listeners, since the sockets are passed."""
-    arguments = [*program, "serve", settings.app]
+def command(settings: Settings, program: Sequence[str], control: str, config: str) -> str:
+    """ExecStart: without the listeners, since the sockets are passed, and without what the file says.
+
+    Where there is a file, which may name listeners, all the others are named: each takes the socket at its address.
+    """
+    arguments = [*program, "serve"]
+    if not of_file(settings, "app", config):
+        arguments.append(settings.app)
+    if config:
+        arguments += ["--config", os.path.abspath(config)]
+        if of_file(settings, "chdir", config):  # it may be relative
+            arguments += ["--chdir", settings.chdir]
+        for protocol, address in settings.listeners:
+            if not of_file(settings, protocol, config):
+                arguments += [f"--{protocol}", str(address)]
     skipped = ELSEWHERE if settings.chroot else ELSEWHERE | {"user", "group"}
     for setting in SETTINGS:
         found = values_of(settings, setting)
         if setting.name in skipped or found == ([] if setting.default is None else [setting.default]):
+            continue
+        if of_file(settings, setting.name, config):
             continue
         if not setting.metavar:
             arguments.append(setting.option)
             continue
         for each in found:
             arguments += [setting.option, written(setting, each)]
-    control = settings.control or f"/run/{name}-control/socket"
-    return " ".join(word(argument) for argument in [*arguments, "--control", control])
+    if not of_file(settings, "control", config):
+        arguments += ["--control", control]
+    return words(arguments)
+
+
+def of_file(settings: Settings, name: str, config: str) -> bool:
+    """Whether the file has said it."""
+    return bool(config) and settings.sources.get(name, "").endswith(f" in {config}")
+
+
+def written_files(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Option and path of each file that the server makes."""
+    for option in ("access-log", "error-log", "slow-log", "pid-file", "control"):
+        path = getattr(settings, option.replace("-", "_"))
+        if path.startswith("/"):
+            yield f"--{option}", path
+    if settings.metrics is not None and settings.metrics.kind == "unix":
+        yield "--metrics", os.path.abspath(settings.metrics.path)
+
+
+def directories(settings: Settings, name: str, streams: Sequence[str]) -> list[str]:
+    """The lines by which systemd makes the directories of what the server writes; raises ConfigError for others."""
+    own: dict[str, list[str]] = {}
+    if not settings.control:
+        own["/run"] = [f"{name}-control"]
+    others: list[str] = []
+    for option, path in written_files(settings):
+        parent = re.sub(r"^/var/run(?=/|$)", "/run", os.path.dirname(os.path.normpath(path)))
+        base = next((base for base in OWN if f"{parent}/".startswith(f"{base}/")), "")
+        if settings.chroot or settings.user in (
+            "root",
+            "0",
+        ):  # root may write anywhere, but the directory must be there
+            if base and parent != base:
+                own.setdefault(base, []).append(os.path.relpath(parent, base))
+        elif parent == base:
+            raise ConfigError(
+                f"{option} {path}: only root may write in {parent}, and the service is not; choose a directory of its "
+                f"own, as in {parent}/{name}/{os.path.basename(path)}"
+            )
+        elif base:
+            own.setdefault(base, []).append(os.path.relpath(parent, base))
+        elif settings.user:
+            others.append(parent)
+        elif not below([parent], TEMPORARY):
+            raise ConfigError(
+                f"{option} {path}: the user that systemd makes for the service can write in no such directory; choose "
+                f"one of its own, as in /var/log/{name}/{os.path.basename(path)}, or name a --user who may"
+            )
+    for directory in own.get("/run", []):
+        if below(streams, [f"/run/{directory}"]):
+            raise ConfigError(
+                f"/run/{directory} cannot be for the sockets and for the service's own files, since systemd removes it "
+                f"when the service stops; choose another directory for one of them, as in /run/{name}-own"
+            )
+    lines = [f"{OWN[base]}={value(' '.join(dict.fromkeys(found)))}" for base, found in own.items()]
+    if "/run" in own:
+        lines.append("RuntimeDirectoryMode=0755")
+    if others:
+        lines.append(f"# {value(settings.user)} must be able to write there.")
+        lines += [f"ReadWritePaths={word(path)}" for path in dict.fromkeys(others)]
+    return lines
 
 
 def identity(settings: Settings) -> Iterator[str]:
@@ -194,7 +286,7 @@ def identity(settings: Settings) -> Iterator[str]:
     if settings.user:
         yield f"User={value(settings.user)}"
     else:
-        yield "# A user that exists only while the service runs, and can write nowhere; --user names another one."
+        yield "# A user that exists only while the service runs, and writes only where systemd lets it; --user names another one."
         yield "DynamicUser=yes"
     if settings.group:
         yield f"Group={value(settings.group)}"
@@ -260,6 +352,11 @@ def word(text: str) -> str:
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return '"' + re.sub(r"[\x00-\x1f\x7f\udc80-\udcff]", hexadecimal, escaped) + '"'
+
+
+def words(arguments: Iterable[str]) -> str:
+    """A command line."""
+    return " ".join(word(argument) for argument in arguments)
 
 
 def hexadecimal(found: re.Match[str]) -> str:

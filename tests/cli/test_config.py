@@ -41,11 +41,31 @@ def test_the_units_one_after_the_other(capsys: pytest.CaptureFixture[str], monke
     assert list(found) == [f"{folder}/shop-fastcgi.socket", f"{folder}/shop-http.socket", f"{folder}/shop.service"]
     assert "ListenStream=/run/shop.sock\n" in found[f"{folder}/shop-fastcgi.socket"]
     service = found[f"{folder}/shop.service"]
-    assert "Type=notify-reload\n" in service
+    assert "Type=notify\n" in service
     assert " serve shop:app --workers 3 --control " in service
     assert out.splitlines()[-1] == (
         "# Then: systemctl daemon-reload && systemctl enable --now shop-fastcgi.socket shop-http.socket"
     )
+
+
+def test_the_units_as_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.run(["config", "systemd", "shop:app", "--name", "shop", "--output", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [f"wrote {tmp_path}/shop.socket", f"wrote {tmp_path}/shop.service"]
+    assert lines[2].startswith("# Then: systemctl daemon-reload")
+    assert (tmp_path / "shop.service").read_text().startswith("[Unit]\n")
+    assert cli.run(["config", "systemd", "shop:app", "--output", f"{tmp_path}/no"]) == 2
+    assert f"cannot write {tmp_path}/no/gateways.socket: No such file" in capsys.readouterr().err
+
+
+def test_the_file_of_the_variable_is_named_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "shop.toml").write_text('app = "shop:app"')
+    monkeypatch.setenv("GATEWAYS_CONFIG", "shop.toml")
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["config", "systemd"]) == 0
+    assert f" serve --config {tmp_path}/shop.toml --auto 127.0.0.1:8000 --control" in capsys.readouterr().out
 
 
 def test_the_secret_is_never_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

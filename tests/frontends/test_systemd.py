@@ -126,8 +126,8 @@ def test_a_socket_that_only_root_could_use_says_so() -> None:
 
 def test_the_service() -> None:
     found = service({"fastcgi": ("/run/shop.sock",), "user": "shop", "group": "www-data", "umask": "027"})
-    assert found["Type"] == ["notify-reload"]
-    assert "ExecReload" not in found
+    assert found["Type"] == ["notify"]
+    assert found["ExecReload"] == [f"{PROGRAM[0]} reload --control /run/gateways-control/socket"]
     assert found["WorkingDirectory"] == ["/usr"]
     assert found["ExecStart"] == [f"{PROGRAM[0]} serve shop:app --control /run/gateways-control/socket"]
     assert found["RuntimeDirectory"] == ["gateways-control"]
@@ -141,8 +141,10 @@ def test_the_service() -> None:
 
 
 @pytest.mark.parametrize(("version", "kind"), [(252, "notify"), (253, "notify-reload"), (257, "notify-reload")])
-def test_an_older_systemd_gets_what_it_knows(version: int, kind: str) -> None:
-    found = service(version=version)
+def test_without_a_control_socket_a_reload_is_a_signal_that_not_every_systemd_waits_for(
+    version: int, kind: str
+) -> None:
+    found = service({"control": "off"}, version=version)
     assert found["Type"] == [kind]
     assert found.get("ExecReload") == (["/bin/kill -HUP $MAINPID"] if kind == "notify" else None)
 
@@ -171,7 +173,8 @@ def test_options_follow_and_what_the_units_say_does_not() -> None:
         "--head-timeout 0.5s --allow-from 10.0.0.0/8 --allow-from ::1/128 --access-log - "
         r'--access-format "%%h \"%%r\" $$x" --metrics 127.0.0.1:9100 --control /run/shop/control'
     )
-    assert "RuntimeDirectory" not in service(settings)
+    assert service(settings)["RuntimeDirectory"] == ["shop"]
+    assert service(settings)["ExecReload"] == [f"{PROGRAM[0]} reload --control /run/shop/control"]
 
 
 def test_the_command_line_of_the_unit_means_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +194,57 @@ def test_the_command_line_of_the_unit_means_the_same_settings(monkeypatch: pytes
     assert cli.run([*line.split()[1:], "--chdir", "/usr"]) == 0
     (after,) = seen
     assert after == replace(before, control="/run/gateways-control/socket")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (
+            {"access_log": "/var/log/shop/a", "error_log": "/var/log/shop/e", "pid_file": "/var/run/shop/pid"},
+            {"LogsDirectory": ["shop"], "RuntimeDirectory": ["gateways-control shop"]},
+        ),
+        ({"slow_log": "/var/log/a/b/slow", "control": "off"}, {"LogsDirectory": ["a/b"]}),
+        ({"access_log": "/srv/log/a", "user": "shop", "control": "off"}, {"ReadWritePaths": ["/srv/log"]}),
+        ({"access_log": "syslog", "error_log": "-", "control": "off"}, {}),
+        ({"pid_file": "/run/pid", "chroot": "/", "user": "shop", "control": "off"}, {}),
+    ],
+)
+def test_systemd_makes_the_directories(arguments: dict[str, object], lines: dict[str, list[str]]) -> None:
+    found = service(arguments)
+    names = ("LogsDirectory", "RuntimeDirectory", "StateDirectory", "CacheDirectory", "ReadWritePaths")
+    assert {name: found[name] for name in names if name in found} == lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"pid_file": "/run/shop.pid"}, "--pid-file /run/shop.pid: only root .* as in /run/gateways/shop.pid"),
+        ({"access_log": "/var/log/a", "user": "shop"}, "--access-log /var/log/a: only root .* /var/log/gateways/a"),
+        ({"error_log": "/srv/e"}, "--error-log /srv/e: the user that systemd makes .* as in /var/log/gateways/e"),
+        ({"fastcgi": ("/run/shop/s",), "pid_file": "/run/shop/pid"}, "/run/shop cannot be for the sockets and"),
+    ],
+)
+def test_a_file_that_the_service_could_not_write(arguments: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        service(arguments)
+
+
+def test_the_file_of_the_settings_is_named_and_not_copied(tmp_path: Path) -> None:
+    config = tmp_path / "shop.toml"
+    config.write_text(
+        'app = "shop:app"\nfastcgi = "/run/shop.sock"\nworkers = 3\nchdir = "/usr"\naccess-log = "/var/log/shop/a"\n'
+        f'secret = "{SECRET}"'
+    )
+    settings = load_settings({"config": str(config), "threads": "2", "scgi": ("4000",)}, {})
+    files = units(settings, PROGRAM, name="shop", config=str(config))
+    found = entries(files["shop.service"])
+    assert found["ExecStart"][0] == (
+        f"{PROGRAM[0]} serve --config {config} --chdir /usr --scgi 127.0.0.1:4000 --threads 2 "
+        "--control /run/shop-control/socket"
+    )
+    assert found["LogsDirectory"] == ["shop"]
+    assert "EnvironmentFile" not in found
+    assert "ListenStream=/run/shop.sock" in files["shop-fastcgi.socket"]
 
 
 def test_the_secret_stays_out() -> None:
@@ -293,6 +347,9 @@ def test_a_value() -> None:
             "access_format": '%h "%r" $x é\n;',
             "secret": SECRET,
         },
+        {"access_log": "/var/log/shop/a", "pid_file": "/run/shop/pid"},
+        {"access_log": "/srv/a b/50%/log", "user": "root", "chroot": "/"},
+        {"error_log": "/srv/a b/50%/log", "user": "daemon"},
         {"http": ("/run/a b/50%",), "chroot": "/", "user": "root", "control": "off"},
     ],
 )

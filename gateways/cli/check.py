@@ -20,7 +20,7 @@ import click
 
 from gateways.apps import loader
 from gateways.cli.options import ADDRESSES, SettingsCommand, configured, printing_options, settings_options
-from gateways.errors import WorkerBootError
+from gateways.errors import ConfigError, WorkerBootError
 from gateways.settings import Settings
 
 __all__ = ["command"]
@@ -63,19 +63,42 @@ def run(**arguments: Any) -> None:  # noqa: ANN401 - what click parsed
 
 
 def examine(settings: Settings) -> None:
-    """Raise ConfigError for what the parts of the server would refuse. Whether a path or port is free is not asked."""
-    from gateways.server import accesslog, logfiles, metrics, privileges, sockets  # noqa: PLC0415 - not for --help
+    """Raise ConfigError for what the parts of the server would refuse. Whether a path or port is free is not asked.
+
+    Nor are directories looked at where a server that runs is about to become this one: it keeps what it has open.
+    """
+    from gateways.server import advice, logfiles, metrics, outlets, privileges, sockets  # noqa: PLC0415 - not for --help
     from gateways.server.admission import Admission  # noqa: PLC0415 - as above
+    from gateways.server.handover import VARIABLE  # noqa: PLC0415 - as above
 
     privileges.check(settings.user, settings.group, settings.chroot)
-    sockets.examine((address for _, address in settings.listeners), settings.socket_owner)
+    addresses = [address for _, address in settings.listeners]
+    sockets.examine(addresses, settings.socket_owner)
     Admission(settings.allow_from, settings.allow_user)
-    if settings.access_log and settings.access_format not in ("combined", "json"):
-        accesslog.Plan(settings.access_format)
+    outlets.check_format(settings)
     for name in ("access", "error", "slow"):
         logfiles.syslog_facility(getattr(settings, f"{name}_log"), name)
     if settings.metrics is not None:
         metrics.load_library()
+    if not os.environ.pop(VARIABLE, ""):
+        examine_directories(settings)
+    advice.advise(settings, Warnings())
+
+
+def examine_directories(settings: Settings) -> None:
+    """Raise ConfigError, as ``serve`` does, where a file could not be made. None is."""
+    from gateways.server import logfiles, sockets  # noqa: PLC0415 - not for --help
+    from gateways.server.address import Address  # noqa: PLC0415 - as above
+
+    for name in ("access", "error", "slow"):
+        logfiles.examine(getattr(settings, f"{name}_log"), name)
+    unix = [address for _, address in settings.listeners if address.kind == "unix"]
+    if settings.control not in ("", "off"):
+        unix.append(Address("unix", path=settings.control))
+    for address in unix:
+        sockets.examine_directory(address, settings.chdir)
+    if settings.pid_file and (why := logfiles.obstacle(settings.pid_file)):
+        raise ConfigError(f"cannot write the pid file {settings.pid_file}: {why}; choose another one")
 
 
 def load_apart(settings: Settings) -> None:

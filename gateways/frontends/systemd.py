@@ -286,7 +286,7 @@ def identity(settings: Settings) -> Iterator[str]:
     if settings.user:
         yield f"User={value(settings.user)}"
     else:
-        yield "# A user that exists only while the service runs, and writes only where systemd lets it; --user names another one."
+        yield "# A user that exists while the service runs, and writes where systemd lets it; --user is for another."
         yield "DynamicUser=yes"
     if settings.group:
         yield f"Group={value(settings.group)}"

@@ -33,6 +33,8 @@ def advise(settings: Settings, log: Log) -> None:
             f"nobody serves what was passed as {', '.join(settings.unused)}: listeners are named, and then only "
             "they count; name these too, or none at all"
         )
+    if settings.slow_log and not settings.slow_request:
+        log.warning("--slow-log stays empty without --slow-request TIME, which says what is slow")
     for _, address in settings.listeners:
         if address.kind == "unix":
             for sentence in unreachable(address.path, settings.socket_mode, settings.socket_owner):

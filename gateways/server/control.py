@@ -142,8 +142,6 @@ class ControlServer(Desk):
         return [one for one in self.visitors.values() if isinstance(one, _Asker) and one.expects_reload]
 
     def _bind(self) -> socket.socket:
-        with contextlib.suppress(OSError):  # bind tells what is wrong with the directory
-            os.mkdir(os.path.dirname(self.path), 0o700)
         return bind(Address("unix", path=self.path), backlog=_BACKLOG, mode=_MODE, owner="")
 
     def _adopt(self, sock: socket.socket) -> socket.socket:

@@ -28,6 +28,8 @@ __all__ = [
     "WARNING",
     "LogTarget",
     "SyslogTarget",
+    "examine",
+    "obstacle",
     "open_target",
     "reopen",
     "syslog_facility",
@@ -305,6 +307,28 @@ def open_path(path: str, kind: str) -> int:
     if kind == "error":  # applications print there, and do not expect to be told to wait
         os.set_blocking(fd, True)
     return fd
+
+
+def examine(spec: str, kind: str) -> None:
+    """Raise ConfigError, as ``open_target`` would, where a file cannot be opened. It is not made."""
+    if spec not in ("", "-") and not syslog_facility(spec, kind) and (why := obstacle(spec)):
+        raise ConfigError(f"cannot open the {kind} log {spec}: {why}")
+
+
+def obstacle(path: str) -> str:
+    """Return why a file can be neither written nor made, as the system says it; "" where it can."""
+    number = 0
+    directory = os.path.dirname(path)
+    try:
+        if os.path.isdir(path):
+            number = errno.EISDIR
+        elif not os.path.exists(path) and not stat.S_ISDIR(os.stat(directory).st_mode):
+            number = errno.ENOTDIR
+        elif not (os.access(path, os.W_OK) if os.path.exists(path) else os.access(directory, os.W_OK | os.X_OK)):
+            number = errno.EACCES
+    except OSError as error:
+        return error.strerror or str(error)
+    return os.strerror(number) if number else ""
 
 
 def standard_stream(stream: int, kind: str) -> int:

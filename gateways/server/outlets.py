@@ -11,14 +11,21 @@ from collections.abc import Mapping
 from typing import Final
 
 from gateways.errors import ConfigError
+from gateways.server.accesslog import Plan
 from gateways.server.errorlog import ErrorLog, configure
 from gateways.server.logfiles import LogTarget, open_target, reopen
 from gateways.server.slowlog import SlowLog
 from gateways.settings import Settings
 
-__all__ = ["Outlets"]
+__all__ = ["Outlets", "check_format"]
 
 _NAME: Final = "{} log"
+
+
+def check_format(settings: Settings) -> None:
+    """Raise ConfigError for a bad --access-format, whether or not there is an access log."""
+    if settings.access_format not in ("combined", "json"):
+        Plan(settings.access_format)
 
 
 class Outlets:
@@ -31,6 +38,7 @@ class Outlets:
     def __init__(
         self, settings: Settings, kept: Mapping[str, int] | None = None, paths: Mapping[str, str] | None = None
     ) -> None:
+        check_format(settings)
         self.log = ErrorLog()
         self._files: list[LogTarget] = []
         self._kept = kept

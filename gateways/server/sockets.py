@@ -21,7 +21,7 @@ from typing import Any, Final, TypeAlias
 from gateways.errors import ConfigError
 from gateways.server.address import Address
 
-__all__ = ["UnixListener", "bind", "cleanup", "examine"]
+__all__ = ["UnixListener", "bind", "cleanup", "examine", "examine_directory"]
 
 PATH_BYTES: Final = 107 if sys.platform == "linux" else 103
 """sun_path without its NUL: 108 bytes on Linux (unix(7)), 104 on the BSDs and macOS."""
@@ -67,6 +67,19 @@ def examine(addresses: Iterable[Address], owner: str) -> None:
             check_length(address)
         if address.kind == "unix":
             owner_ids(owner)
+
+
+def examine_directory(address: Address, start: str) -> None:
+    """Raise ConfigError, as ``bind`` in the directory ``start`` would, where the socket's path cannot be made today."""
+    directory = os.path.dirname(os.path.join(start, address.path))
+    try:
+        if not os.path.isdir(directory):
+            os.stat(directory)
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(directory, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise unix_refusal(address, error) from error
 
 
 def cleanup(listeners: Iterable[socket.socket]) -> None:

@@ -51,8 +51,9 @@ class Upgrade:
         at = len(words) - len(sys.argv) + 1
         words[at : at + 1] = [_CHECK] if words[at] == _COMMAND else [_SCRIPTS, f"--{_CHECK}"]
         self._check = subprocess.Popen(  # noqa: S603  (our own command line)
-            words, env=self._environment, cwd=self._directory, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
+            words, env={**self._environment, VARIABLE: _CHECK}, cwd=self._directory,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
         self.deadline = time.monotonic() + seconds
 
     def result(self) -> int | None:

@@ -394,11 +394,10 @@ def test_root_may_control_the_server_of_another_user(directory: Path, handler: F
 # The path
 
 
-def test_the_directory_is_made(directory: Path, handler: FakeHandler) -> None:
-    with contextlib.closing(ControlServer(str(directory / "run" / "s"), handler)):
-        assert stat.S_IMODE((directory / "run").stat().st_mode) == 0o700
-    with pytest.raises(ConfigError, match="mkdir -p"):
-        ControlServer(str(directory / "a" / "b" / "s"), handler)
+def test_no_directory_is_made_for_a_path_that_was_named(directory: Path, handler: FakeHandler) -> None:
+    with pytest.raises(ConfigError, match=rf"{directory}/run is not a directory; make it \(mkdir -p {directory}/run\)"):
+        ControlServer(str(directory / "run" / "s"), handler)
+    assert not (directory / "run").exists()
 
 
 def test_a_relative_path_survives_chdir(directory: Path, handler: FakeHandler, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -447,15 +447,7 @@ def from_descriptors(environ: Mapping[str, str]) -> Given:
 
 def from_file(path: str, schema: tuple[Setting, ...]) -> Given:
     """What the TOML file gave."""
-    try:
-        with Path(path).open("rb") as file:
-            table = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"the configuration file {path} is not valid TOML: {error}") from error
-    except RecursionError:
-        raise ConfigError(f"the configuration file {path} is nested too deep; settings are names and values") from None
+    table = read_file(path)
     known = {setting.name: setting for setting in schema}
     given: Given = {}
     for key, value in table.items():
@@ -466,6 +458,28 @@ def from_file(path: str, schema: tuple[Setting, ...]) -> Given:
             raise ConfigError(f"{name!r} is given twice in {path}, with a dash and with an underscore; remove one")
         given[name] = (value, f"{key} in {path}")
     return given
+
+
+def read_file(path: str) -> dict[str, Any]:
+    """The names and values of a TOML file; raises ConfigError."""
+    try:
+        with Path(path).open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"the configuration file {path} is not valid TOML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"the configuration file {path} is nested too deep; settings are names and values") from None
+
+
+def control_in(path: str) -> str | None:
+    """The control socket that a server's TOML file names, None where it names none; raises ConfigError."""
+    found = read_file(path).get("control")
+    try:
+        return None if found is None else control_path(found)
+    except ValueError as error:
+        raise ConfigError(f"control in {path}: {error}") from None
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:

@@ -16,6 +16,7 @@ from gateways.values import duration
 __all__ = ["Failure", "ask", "ask_once", "control_option", "take_time", "timeout_option"]
 
 VARIABLE: Final = "GATEWAYS_CONTROL"
+CONFIG_VARIABLE: Final = "GATEWAYS_CONFIG"
 ANSWER_SECONDS: Final = 10.0
 """For what the master answers at once."""
 Command = TypeVar("Command", bound=Callable[..., object])
@@ -38,14 +39,34 @@ def take_time(ctx: click.Context, param: click.Parameter, value: object) -> floa
         raise click.BadParameter(str(error), ctx, param) from None
 
 
+def take_config(ctx: click.Context, param: click.Parameter, value: str | None) -> None:  # noqa: ARG001 - click's signature
+    """Keep the file's name for ``take_control``."""
+    ctx.meta[CONFIG_VARIABLE] = value
+
+
+def take_control(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:  # noqa: ARG001 - as above
+    """The path that was named, or else the one in the server's file."""
+    file = ctx.meta.get(CONFIG_VARIABLE)
+    if value or not file:
+        return value
+    from gateways.settings import control_in  # noqa: PLC0415 - only where there is a file
+
+    return control_in(file)
+
+
 def control_option(command: Command) -> Command:
     """Give a command the options that name the server."""
     for decorate in (
         click.option("--pid", type=click.IntRange(1), metavar="PID", help="Its master's process id, among several."),
         click.option(
-            "--control", envvar=VARIABLE, metavar="PATH", help=f"The server's control socket [{VARIABLE}, or found]."
+            "--config", envvar=CONFIG_VARIABLE, metavar="FILE", is_eager=True, expose_value=False, callback=take_config,
+            help=f"The server's TOML file, which may name its control socket [{CONFIG_VARIABLE}].",
         ),
-    ):
+        click.option(
+            "--control", envvar=VARIABLE, metavar="PATH", callback=take_control,
+            help=f"The server's control socket [{VARIABLE}, or found].",
+        ),
+    ):  # fmt: skip
         command = decorate(command)
     return command
 

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import os
-import re
 import socket
 import time
 from collections.abc import Generator
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gateways.errors import ConfigError, PeerClosed
-from gateways.server.rundir import is_private, search_directories
+from gateways.server.rundir import NAME, is_private, search_directories
 
 __all__ = ["Live", "call", "find", "live_servers"]
 
@@ -25,7 +24,6 @@ PROBE_SECONDS: Final = 2.0
 """How long a server may take to say what it is, while one is looked for."""
 BACKLOG_PAUSE: Final = 0.005
 """A unix socket whose backlog is full refuses at once, and no descriptor tells when to come again."""
-_NAME: Final = re.compile(r"([1-9][0-9]{0,9})\.sock")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,7 @@ def find(runtime: str | None, pid: int | None = None) -> str:
     who = f"no server with the pid {pid} is running" if pid is not None else "no server is running"
     raise ConfigError(
         f"{who} for this user, as far as their control sockets tell; "
-        "name the socket with --control PATH where it was given one"
+        "where it was given a socket, name that with --control PATH, or its file with --config FILE"
     )
 
 
@@ -85,7 +83,7 @@ def live_servers(runtime: str | None, pid: int | None = None) -> list[Live]:
     """Return our user's running servers, or those with this pid, as far as their sockets have the default names."""
     found: list[Live] = []
     for directory in filter(is_private, search_directories(runtime)):
-        names = [match for name in os.listdir(directory) if (match := _NAME.fullmatch(name)) is not None]
+        names = [match for name in os.listdir(directory) if (match := NAME.fullmatch(name)) is not None]
         for match in sorted(names, key=lambda match: int(match[1])):
             if pid is None or int(match[1]) == pid:
                 found += probe(int(match[1]), f"{directory}/{match[0]}")

@@ -6,6 +6,7 @@ Who may write to the socket's path may ask, and in addition must be root or our 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -19,7 +20,7 @@ from gateways.errors import ConfigError
 from gateways.server.address import Address
 from gateways.server.desk import PATIENCE, Desk, Visitor
 from gateways.server.errorlog import ErrorLog
-from gateways.server.rundir import control_directory, control_path, make_private
+from gateways.server.rundir import NAME, control_directory, control_path, make_private
 from gateways.server.sockets import UnixListener, bind, identity
 
 __all__ = ["ControlServer", "Handler", "default_path"]
@@ -60,7 +61,24 @@ def default_path(pid: int, runtime: str | None) -> str:
     """
     directory = control_directory(runtime)
     make_private(directory)
+    remove_stale(directory)
     return control_path(directory, pid)
+
+
+def remove_stale(directory: str) -> None:
+    """Remove the sockets of servers that were killed: nobody listens, and there is no such process."""
+    for name in os.listdir(directory):
+        match = NAME.fullmatch(name)
+        if match is None:
+            continue
+        path = f"{directory}/{name}"
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            if stat.S_ISSOCK(os.lstat(path).st_mode) and probe.connect_ex(path) == errno.ECONNREFUSED:
+                try:
+                    os.kill(int(match[1]), 0)
+                except (ProcessLookupError, OverflowError):  # else it may be about to listen
+                    os.unlink(path)
 
 
 def peer_uid(sock: socket.socket) -> int | None:

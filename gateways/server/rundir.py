@@ -6,18 +6,21 @@ Server and client find it by the same rule. Nothing here touches a socket or the
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tempfile
 from typing import Final
 
 from gateways.errors import ConfigError
 
-__all__ = ["control_directory", "control_path", "is_private", "make_private", "search_directories"]
+__all__ = ["NAME", "control_directory", "control_path", "is_private", "make_private", "search_directories"]
 
 SYSTEM: Final = "/run"
 """Of root (Filesystem Hierarchy Standard 3.0, section 3.15)."""
 USERS: Final = "/run/user"
 """Where systemd has the runtime directories of the others."""
+NAME: Final = re.compile(r"([1-9][0-9]{0,9})\.sock")
+"""Of a control socket in such a directory: its master's process id."""
 
 
 def control_path(directory: str, pid: int) -> str:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -102,6 +103,33 @@ def test_control_by_option_and_by_variable(path: str, capsys: Capture, monkeypat
             monkeypatch.setenv("GATEWAYS_CONTROL", variable)
         assert cli.run(["status", *arguments]) == 0
         assert "shop:app, pid 12" in capsys.readouterr().out
+
+
+def test_control_of_the_server_s_file(
+    path: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config, other = tmp_path / "shop.toml", tmp_path / "other.toml"
+    config.write_text(f'app = "shop:app"\nroot = "/srv"\ncontrol = "{path}"')
+    other.write_text('control = "/nowhere"')
+    assert cli.run(["status", "--config", str(config)]) == 0
+    assert cli.run(["status", "--config", str(other)]) == 2
+    assert "no server is listening on the control socket /nowhere" in capsys.readouterr().err
+    assert cli.run(["status", "--config", str(other), "--control", path]) == 0
+    assert cli.run(["status", "--config", str(other), "--pid", "12"]) == 0
+    monkeypatch.setenv("GATEWAYS_CONFIG", str(other))
+    assert cli.run(["status"]) == 2
+    assert cli.run(["status", "--config", str(config)]) == 0
+    other.write_text("workers = 2")
+    assert cli.run(["status"]) == 0
+    other.write_text("control = 2")
+    capsys.readouterr()
+    assert cli.run(["status"]) == 2
+    assert capsys.readouterr().err.startswith(f"gateways: control in {other}: ")
+    monkeypatch.setenv("GATEWAYS_CONFIG", "/nowhere.toml")
+    assert cli.run(["status"]) == 2
+    assert capsys.readouterr().err == (
+        "gateways: cannot read the configuration file /nowhere.toml: No such file or directory\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,3 +99,21 @@ def test_a_directory_that_cannot_be_made(places: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(tempfile, "tempdir", str(places / "none"))
     with as_ordinary(), pytest.raises(ConfigError, match=r"cannot make the directory .*--control off"):
         default_path(12, None)
+
+
+def test_the_sockets_of_servers_that_were_killed_are_removed(places: Path) -> None:
+    directory = Path(default_path(12, None)).parent
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    names = [f"{ended.pid}.sock", f"{os.getpid()}.sock", "1.sock.old", f"0{ended.pid}.sock"]
+    for name in names:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(str(directory / name))
+    (directory / "999999999.sock").write_text("no socket")
+    default_path(12, None)
+    assert sorted(os.listdir(directory)) == sorted([*names[1:], "999999999.sock"])
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(directory / names[0]))
+        sock.listen()
+        default_path(12, None)
+        assert (directory / names[0]).exists(), "somebody answers"

@@ -97,10 +97,41 @@ def import_module(target: Target, spec: str) -> ModuleType:
 
 def import_failure(target: Target, error: BaseException) -> WorkerBootError:
     """The user's code raised while it was imported."""
+    repeats = f"'python -c \"import {target.module}\"' repeats it"
+    closed = closed_directory() if isinstance(error, ModuleNotFoundError) else ""
+    if closed:
+        repeats = (
+            f"the user {user_name()} may not read {closed} of the Python path: let that user, or choose another one"
+        )
+    elif isinstance(error, PermissionError):
+        repeats = f"{repeats} where the user {user_name()} runs it"
     return WorkerBootError(
-        f"importing {target.module} failed with {describe(error)}; the traceback shows where, "
-        f"and 'python -c \"import {target.module}\"' repeats it"
+        f"importing {target.module} failed with {describe(error)}; the traceback shows where, and {repeats}"
     )
+
+
+def closed_directory() -> str:
+    """The first directory of the Python path that is there and that this user may not read, or ""."""
+    for entry in sys.path:
+        try:
+            os.stat(entry or ".")
+        except PermissionError:
+            return entry
+        except OSError:
+            continue
+        if not os.access(entry or ".", os.R_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            return entry or os.getcwd()
+    return ""
+
+
+def user_name() -> str:
+    """The user of this process."""
+    import pwd  # noqa: PLC0415 - for a message only
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
 
 
 def missing_module(name: str, spec: str) -> WorkerBootError:
@@ -117,6 +148,8 @@ def missing_module(name: str, spec: str) -> WorkerBootError:
         places = sys.path[:1]
         where = "the Python path"
         advice = "start gateways in the directory that holds it, or give that directory with --chdir"
+        if closed := closed_directory():
+            advice = f"the user {user_name()} may not read {closed}, which is part of it"
     close = difflib.get_close_matches(leaf, [entry.name for entry in pkgutil.iter_modules(places)], n=1)
     if close:
         advice = f"did you mean {f'{parent}.' if parent else ''}{close[0]}?"

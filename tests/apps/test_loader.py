@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from gateways.apps.loader import Target, load, parse
+from gateways.apps.loader import Target, load, parse, user_name
 from gateways.errors import WorkerBootError
+from tests.server.fake_master import other_user, short_directory
 
 MODULE = """
 from json import dumps
@@ -208,6 +209,25 @@ def test_a_module_that_fails_keeps_its_traceback(
     error = failure("broken_x:app")
     assert f"importing broken_x {sentence}" in str(error)
     assert isinstance(error.__cause__, cause)
+
+
+def test_what_this_user_may_not_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with short_directory() as directory:
+        directory.chmod(0o755)
+        closed = directory / "closed"
+        closed.mkdir(0o700)
+        (closed / "far_x.py").touch()
+        (directory / "near_x.py").write_text("import far_x")
+        (directory / "own_x.py").touch(0o600)
+        monkeypatch.syspath_prepend(str(directory))
+        monkeypatch.syspath_prepend(str(closed))
+        with other_user():
+            name = user_name()
+            assert f"the user {name} may not read {closed}, which is part of it" in str(failure("far_x:app"))
+            error = str(failure("near_x:app"))
+            assert "ModuleNotFoundError: No module named 'far_x'" in error
+            assert f"the user {name} may not read {closed} of the Python path" in error
+            assert f"repeats it where the user {name} runs it" in str(failure("own_x:app"))
 
 
 @pytest.mark.usefixtures("shop")

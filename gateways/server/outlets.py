@@ -6,7 +6,9 @@ puts it under the number of the old one.
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from collections.abc import Mapping
 from typing import Final
 
@@ -47,9 +49,17 @@ class Outlets:
         """Whose rights the master has left; the files may be another's."""
         self._problems: list[str] = []
         error = self._open(settings.error_log, stream=2, kind="error")
+        self._output: LogTarget | None = None
+        """Descriptor 1, where that goes to the error log too."""
         if error.path:  # what the application prints belongs there too
             error.move(2)
             self._files.append(error)
+            if settings.access_log != "-":
+                os.dup2(2, 1)
+                self._output = LogTarget(1, "error", error.path)
+                self._files.append(self._output)
+                if isinstance(sys.stdout, io.TextIOWrapper):  # or a worker that is killed would take lines with it
+                    sys.stdout.reconfigure(line_buffering=True)
         configure(settings.log_level, error)
         self.access: LogTarget | None = None
         if settings.access_log:
@@ -91,8 +101,8 @@ class Outlets:
             return open_target("-", stream=2, kind=kind)
 
     def others(self) -> dict[str, int]:
-        """Return the names and descriptors of the files, for the program that takes over; stderr it has anyway."""
-        return {_NAME.format(target.kind): target.fd for target in self._files if target.fd != 2}
+        """Return the names and descriptors of the files, for the program that takes over; it has 1 and 2 anyway."""
+        return {_NAME.format(target.kind): target.fd for target in self._files if target.fd > 2}
 
     def paths(self) -> dict[str, str]:
         """Return the names and paths of the files, for the program that takes over."""
@@ -113,7 +123,7 @@ class Outlets:
         hint = f"; --preload: --user {self._user} must be allowed to open it" if self._user else ""
         for target in self._files:
             try:
-                new = reopen(target)
+                new = os.dup(2) if target is self._output else reopen(target)
             except ConfigError as error:
                 problems.append(f"{error}; the old file is kept{hint}")
                 self.log.failure(problems[-1])

@@ -53,16 +53,33 @@ def test_what_applications_print_belongs_to_the_error_log(tmp_path: Path) -> Non
 
     def body() -> None:
         outlets = Outlets(settings(error_log=str(path), log_level="warning"))
-        assert outlets.fds == (2,)
-        assert outlets.others() == {}, "stderr is there anyway"
+        assert outlets.fds == (2, 1)
+        assert outlets.others() == {}, "they are there anyway"
         assert os.get_inheritable(2)
+        assert os.get_inheritable(1)
         outlets.log.info("nobody wants to know")
         outlets.log.warning("a warning")
         os.write(2, b"from C\n")
+        os.write(1, b"from C by stdout\n")
         subprocess.run([sys.executable, "-c", "import sys; print('from a program', file=sys.stderr)"], check=True)
+        subprocess.run([sys.executable, "-c", "print('by stdout')"], check=True)
 
     apart(body)
-    assert lines(path) == ["WARNING a warning", "from C", "from a program"]
+    assert lines(path) == ["WARNING a warning", "from C", "from C by stdout", "from a program", "by stdout"]
+
+
+def test_where_the_access_log_is_stdout_it_has_that_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "error.log"
+
+    def body() -> None:
+        outlets = Outlets(settings(error_log=str(path), access_log="-"))
+        assert outlets.fds == (2,)
+        assert outlets.access is not None
+        outlets.access.write(b"GET /\n")
+
+    apart(body)
+    assert lines(path) == []
+    assert capfd.readouterr().out == "GET /\n"
 
 
 def test_all_are_moved_and_opened_anew(tmp_path: Path) -> None:
@@ -74,10 +91,10 @@ def test_all_are_moved_and_opened_anew(tmp_path: Path) -> None:
         access = outlets.access
         assert access is not None
         fds = outlets.fds
-        assert len(set(fds)) == 3
-        assert fds[0] == 2
-        assert fds[1] == access.fd
-        assert outlets.others() == {"access log": fds[1], "slow log": fds[2]}
+        assert len(set(fds)) == 4
+        assert fds[:2] == (2, 1)
+        assert fds[2] == access.fd
+        assert outlets.others() == {"access log": fds[2], "slow log": fds[3]}
 
         def write(text: str) -> None:
             outlets.log.warning(text)
@@ -90,12 +107,12 @@ def test_all_are_moved_and_opened_anew(tmp_path: Path) -> None:
                 path.rename(path.with_suffix(f".{number}"))
             write(f"moved {number}")
             new, problems = outlets.reopen()
-            assert len(new) == 3
+            assert len(new) == 4
             assert not problems
-            for fd, old, path in zip(new, fds, paths.values(), strict=True):
+            for fd, old, path in zip(new, fds, [paths["error"], *paths.values()], strict=True):
                 assert os.fstat(fd).st_ino == os.fstat(old).st_ino == path.stat().st_ino
                 assert not os.get_inheritable(fd)
-                assert os.get_inheritable(old) == (old == 2)
+                assert os.get_inheritable(old) == (old in (1, 2))
                 os.write(fd, b"by a worker\n")
                 os.close(fd)
             assert outlets.fds == fds
@@ -124,11 +141,11 @@ def test_a_file_that_cannot_be_opened_anew(tmp_path: Path) -> None:
         slow.rename(tmp_path / "slow.old")
         for _ in range(3):
             new, problems = outlets.reopen()
-            assert os.fstat(new[1]).st_ino == os.fstat(outlets.fds[1]).st_ino
+            assert os.fstat(new[2]).st_ino == os.fstat(outlets.fds[2]).st_ino
             (problem,) = problems
             assert problem.startswith(f"cannot open the access log {access}: ")
             outlets.access.write(b"kept\n")
-            os.write(new[1], b"by a worker\n")
+            os.write(new[2], b"by a worker\n")
             for fd in new:
                 os.close(fd)
         directory.mkdir()
@@ -185,7 +202,7 @@ def test_the_next_program_goes_on_with_the_old_file(kind: str, tmp_path: Path) -
         os.set_inheritable(fd, True)  # as for the exec
         path.parent.rename(tmp_path / "moved")
         second = Outlets(settings(**given), kept)
-        assert second.fds == (2, fd)
+        assert second.fds == (2, 1, fd)
         assert not os.get_inheritable(fd)
         if second.access is not None:
             second.access.write(b"a line\n")

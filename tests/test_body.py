@@ -324,3 +324,38 @@ def test_a_reader_beside_a_writer_loses_nothing() -> None:
     writer.join()
     assert read == count * 3
     assert body.held == 0
+
+
+# Frameworks
+
+
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+@pytest.mark.parametrize(("remedy", "status"), [("", 500), ("limit", 400), ("handler", 408)])
+def test_flask_answers_as_the_readme_says(content_type: str, remedy: str, status: int) -> None:
+    import flask
+
+    class Late:
+        def pull(self, body: RequestBody) -> None:
+            body.fail(BodyError("no byte of the body came for 60 s", 408))
+
+    app = flask.Flask("shop")
+    app.logger.disabled = True
+    app.add_url_rule("/", "home", lambda: flask.request.form["a"], methods=["POST"])
+    if remedy == "limit":
+        app.config["MAX_CONTENT_LENGTH"] = 1000
+    elif remedy == "handler":
+        app.register_error_handler(BodyError, lambda error: (str(error), error.status_hint))
+    environ = {
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": "/",
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "CONTENT_LENGTH": "10",
+        "CONTENT_TYPE": content_type,
+        "wsgi.input": RequestBody(10, Late()),
+        "wsgi.input_terminated": True,
+        "wsgi.url_scheme": "http",
+    }
+    said: list[str] = []
+    list(app(environ, lambda line, *_: said.append(line)))  # type: ignore[arg-type]
+    assert said[0].startswith(f"{status} ")

@@ -40,6 +40,7 @@ def run(**arguments: Any) -> None:  # noqa: ANN401 - what click parsed
     if settings is None:
         return
     loader.parse(settings.app)
+    os.environ.pop("GATEWAYS_SECRET", None)  # of no use here, and not the application's
     from gateways.start import start  # noqa: PLC0415 - not for --help
 
     def load() -> Any:  # noqa: ANN401 - whatever the user's module holds

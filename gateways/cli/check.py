@@ -130,7 +130,9 @@ def load_apart(settings: Settings) -> None:
 def load_and_tell(settings: Settings, out: int) -> None:
     """Be the child: load, write the outcome to ``out``, end. Only the traceback is printed here."""
     from gateways.server import privileges  # noqa: PLC0415 - not for --help
+    from gateways.server.inherited import take_variables  # noqa: PLC0415 - as above
 
+    take_variables(os.environ)
     code = EXIT_BOOT
     try:
         atexit._clear()  # noqa: SLF001  (the parent's)

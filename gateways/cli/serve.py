@@ -26,13 +26,14 @@ def run(**arguments: Any) -> None:  # noqa: ANN401 - what click parsed
 def start(settings: Settings) -> None:
     """Serve, and end with the server's exit code."""
     from gateways.server.handover import VARIABLE  # noqa: PLC0415 - not for --help
-    from gateways.server.inherited import fill_streams, take_variables  # noqa: PLC0415 - as above
+    from gateways.server.inherited import erase_secret, fill_streams, take_variables  # noqa: PLC0415 - as above
     from gateways.server.service import serve  # noqa: PLC0415 - as above
 
     fill_streams()
     handover = os.environ.pop(VARIABLE, "")
     environment = dict(os.environ)
-    take_variables(os.environ)
+    if take_variables(os.environ):
+        erase_secret()
     click.get_current_context().exit(serve(settings, environment=environment, handover=handover))
 
 

@@ -15,7 +15,16 @@ from typing import Final
 from gateways.errors import ConfigError
 from gateways.server.address import Address
 
-__all__ = ["MASTER_ONLY", "empty_stdin", "fill_streams", "is_listening", "meant", "passed", "take_variables"]
+__all__ = [
+    "MASTER_ONLY",
+    "empty_stdin",
+    "erase_secret",
+    "fill_streams",
+    "is_listening",
+    "meant",
+    "passed",
+    "take_variables",
+]
 
 FIRST: Final = 3  # SD_LISTEN_FDS_START
 MASTER_ONLY: Final = (
@@ -24,6 +33,7 @@ MASTER_ONLY: Final = (
     "GATEWAYS_SECRET",
 )
 """Variables that are none of the application's business, nor of the programs that it starts."""
+_SECRET: Final = b"\0GATEWAYS_SECRET="
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
 
 
@@ -169,6 +179,30 @@ def fill_streams() -> None:
 def take_variables(environ: MutableMapping[str, str]) -> dict[str, str]:
     """Remove MASTER_ONLY from ``environ``, and return what was there: a program that takes our place needs it again."""
     return {name: environ.pop(name) for name in MASTER_ONLY if name in environ}
+
+
+def erase_secret() -> None:
+    """Overwrite GATEWAYS_SECRET in the memory that /proc/self/environ shows, where the system has that.
+
+    To be called when it has been taken out of ``os.environ``: nothing points there any more.
+    """
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            data = b"\0" + file.read()
+        at = data.find(_SECRET)
+        with open("/proc/self/stat", "rb") as file:
+            start = int(file.read().rpartition(b")")[2].split()[47])  # env_start (proc(5))
+        if at < 0 or not start:
+            return
+        begin = at + len(_SECRET)
+        length = data.find(b"\0", begin) - begin
+        with open("/proc/self/mem", "r+b", buffering=0) as memory:
+            memory.seek(start + begin - 1)
+            if length > 0 and memory.read(length) == data[begin : begin + length]:
+                memory.seek(start + begin - 1)
+                memory.write(bytes(length))
+    except (OSError, ValueError, IndexError):  # another system, or none of our memory
+        return
 
 
 def empty_stdin() -> None:

@@ -44,6 +44,11 @@ def test_settings_of_the_environment(site: Path) -> None:
     assert run(site, "site_", GATEWAYS_MOUNT="/").body == b"cgi  /cgi-bin/app/path False"
 
 
+def test_a_secret_is_not_the_application_s(site: Path) -> None:
+    (site / "nosy_.py").write_text(f"import os\nassert 'GATEWAYS_SECRET' not in os.environ\n{APP}")
+    assert run(site, "nosy_", GATEWAYS_SECRET="battery-staple").code == 0
+
+
 def test_a_managed_process(site: Path) -> None:
     arguments = ["-m", "gateways", "cgi", "site_", "--threads", "2", "--chdir", str(site)]
     with managed(arguments, site) as process:

@@ -32,7 +32,10 @@ def app(environ, start_response):
     names = [name for name in names if name != "GATEWAYS_EXPECT_BUILD" and not name.startswith("GATEWAYS_TEST_")]
     child = subprocess.run([sys.executable, "-c", "import os; print(os.path.realpath('/proc/self/fd/0'))"],
                            stdout=subprocess.PIPE, text=True)
-    body = json.dumps({"path": environ["PATH_INFO"], "names": names, "stdin": child.stdout.strip()}).encode()
+    linux = sys.platform == "linux"
+    start = open("/proc/self/environ", "rb").read().count(b"battery-staple") if linux else 0
+    body = json.dumps({"path": environ["PATH_INFO"], "names": names, "stdin": child.stdout.strip(),
+                       "secrets": start}).encode()
     start_response("200 OK", [("Content-Length", str(len(body)))])
     return [body]
 """
@@ -286,6 +289,19 @@ def test_a_passed_socket_may_be_named_by_where_it_listens(directory: Path) -> No
         assert "WARNING nobody" not in server.text()
         assert server.stop() == 0
     assert Path(path).is_socket(), "the path is systemd's"
+
+
+def test_the_secret_is_in_no_environment(directory: Path) -> None:
+    """Not in that either which /proc shows: a file that an application can be talked into reading."""
+    port = free_port()
+    server = Activated(directory, lambda serve: ["env", "GATEWAYS_SECRET=battery-staple", "OTHER=1", *serve])
+    server.argv += ["--http", str(port)]
+    with running(server), Peer((LOOPBACK, port)) as peer:
+        peer.send(b"GET / HTTP/1.1\r\nHost: x\r\nGateways-Secret: battery-staple\r\nConnection: close\r\n\r\n")
+        answer = peer.answer()
+        assert answer.status == 200
+        found = json.loads(answer.body)
+        assert (found["names"], found["secrets"]) == ([], 0)
 
 
 def test_a_server_with_descriptor_0(directory: Path) -> None:

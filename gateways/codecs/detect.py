@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from gateways.errors import MalformedMessage
 
-__all__ = ["detect"]
+__all__ = ["detect", "looks_like"]
 
 _PROXY_V1 = b"PROXY "
 _PROXY_V2 = b"\r\n\r\n\x00\r\nQUIT\n"
@@ -42,3 +42,20 @@ def detect(data: bytes) -> str | None:
     if 0x41 <= first <= 0x5A or 0x61 <= first <= 0x7A:
         return "http"
     raise MalformedMessage("auto", f"the first byte {first:#04x} starts none of FastCGI, SCGI, uwsgi and HTTP")
+
+
+def looks_like(first: int) -> str:
+    """Return how a sentence about the wrong first byte of a message goes on: which protocol it starts, if any."""
+    if 0x41 <= first <= 0x5A or 0x61 <= first <= 0x7A:
+        name = "HTTP"
+    elif first == 0x16:
+        name = "TLS (https)"
+    elif 0x31 <= first <= 0x39:
+        name = "SCGI"
+    elif first == 1:
+        name = "FastCGI"
+    elif first == 0:
+        name = "uwsgi"
+    else:
+        return ""
+    return f"; this looks like {name}: is the listener's protocol right?"

@@ -14,6 +14,7 @@ from typing import Final
 
 from gateways.codecs import Codec
 from gateways.codecs.cgi import encode_head
+from gateways.codecs.detect import looks_like
 from gateways.codecs.events import (
     Abort,
     Body,
@@ -92,6 +93,11 @@ class _Stream:
         self.params: list[bytes] = []
 
 
+def _wrong_version(version: int) -> MalformedMessage:
+    hint = looks_like(version) if version else ""  # 0 is padding that was not told
+    return MalformedMessage("fastcgi", f"version {version} in the header of a record{hint}")
+
+
 class FastCGICodec(Codec):
     """The application side of one FastCGI connection.
 
@@ -144,7 +150,7 @@ class FastCGICodec(Codec):
         try:
             while end - at >= FCGI_HEADER_LEN:
                 if data[at] != FCGI_VERSION_1:
-                    raise MalformedMessage("fastcgi", f"version {data[at]} in the header of a record")
+                    raise _wrong_version(data[at])
                 start = at + FCGI_HEADER_LEN
                 size = (data[at + 4] << 8) | data[at + 5]
                 after = start + size + data[at + 6]
@@ -153,7 +159,7 @@ class FastCGICodec(Codec):
                 self._record(data[at + 1], (data[at + 2] << 8) | data[at + 3], data[start : start + size], events)
                 at = after
             if at < end and data[at] != FCGI_VERSION_1:
-                raise MalformedMessage("fastcgi", f"version {data[at]} in the header of a record")
+                raise _wrong_version(data[at])
         except RemoteProtocolError as error:
             self._dead = True
             self._buffer = b""

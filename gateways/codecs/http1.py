@@ -19,6 +19,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from gateways.codecs import RAW_SIZE, Codec
 from gateways.codecs.cgi import encode_head
+from gateways.codecs.detect import looks_like
 from gateways.codecs.events import (
     Body,
     Closed,
@@ -444,7 +445,8 @@ def _check(limit: str, value: int, maximum: int, status: int) -> None:
 def _not_http(first: int) -> MalformedMessage:
     if first == 0x16:  # handshake (RFC 8446 section 5.1)
         return _malformed("this port speaks plain HTTP, and the client began a TLS handshake (https)")
-    return _malformed("not a request line, or a control character, bare CR or bare LF in the head")
+    hint = looks_like(first) if first <= 0x39 else ""  # a letter is as it should be
+    return _malformed(f"not a request line, or a control character, bare CR or bare LF in the head{hint}")
 
 
 def _request_line(line: bytes) -> tuple[bytes, bytes, bool]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateways.codecs.detect import looks_like
 from gateways.codecs.events import Event
 from gateways.codecs.pairs import parse_scgi_headers
 from gateways.codecs.single import SingleRequestCodec
@@ -53,4 +54,6 @@ def _length_error(digits: bytes, limit: int) -> RemoteProtocolError:
             break
         if int(start) > limit:
             return LimitExceeded("scgi", "header netstring", int(start), limit, 431)
-    return MalformedMessage("scgi", f"not the length of a netstring: {digits!r}")
+    shown = "".join(chr(byte) if 0x20 <= byte < 0x7F else f"<{byte:02x}>" for byte in digits)
+    hint = looks_like(digits[0]) if len(digits) == 1 else ""
+    return MalformedMessage("scgi", f"not the length of a netstring: {shown}{hint}")

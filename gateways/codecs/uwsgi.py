@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateways.codecs.detect import looks_like
 from gateways.codecs.events import Event
 from gateways.codecs.pairs import parse_uwsgi_vars
 from gateways.codecs.single import SingleRequestCodec
@@ -37,7 +38,8 @@ class UWSGICodec(SingleRequestCodec):
     def _feed_head(self, data: bytes) -> list[Event]:
         modifier1 = data[0] if data else _WSGI
         if modifier1 != _WSGI and modifier1 != _PING and not (modifier1 == _WSGI_SCRIPT_NAME and self._modifier30):
-            raise MalformedMessage("uwsgi", f"modifier1 {modifier1} is not served here", 501)
+            hint = looks_like(modifier1)
+            raise MalformedMessage("uwsgi", f"modifier1 {modifier1} is not served here{hint}", 501)
         if len(data) < 4:
             return self._wait(data)
         size = data[1] | (data[2] << 8)

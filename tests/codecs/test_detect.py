@@ -109,3 +109,32 @@ def test_any_bytes_are_told_or_an_error_of_the_peer(data: bytes) -> None:
     except MalformedMessage:
         return
     assert name in (None, "fastcgi", "scgi", "uwsgi", "http", "proxy", "tls")
+
+
+@pytest.mark.parametrize(
+    ("codec", "data", "sentence"),
+    [
+        (
+            FastCGICodec,
+            HTTP,
+            "version 71 in the header of a record; this looks like HTTP: is the listener's protocol right?",
+        ),
+        (FastCGICodec, TLS, "this looks like TLS (https)"),
+        (FastCGICodec, SCGI, "this looks like SCGI"),
+        (FastCGICodec, bytes(8), "version 0 in the header of a record"),
+        (UWSGICodec, HTTP, "modifier1 71 is not served here; this looks like HTTP"),
+        (UWSGICodec, FASTCGI, "this looks like FastCGI"),
+        (UWSGICodec, b"\x09", "modifier1 9 is not served here"),
+        (SCGICodec, HTTP, "not the length of a netstring: G; this looks like HTTP"),
+        (SCGICodec, FASTCGI, "not the length of a netstring: <01>; this looks like FastCGI"),
+        (SCGICodec, b"1\xff:", "not the length of a netstring: 1<ff>"),
+        (HTTP1Codec, FASTCGI, "in the head; this looks like FastCGI"),
+        (HTTP1Codec, UWSGI, "in the head; this looks like uwsgi"),
+        (HTTP1Codec, SCGI, "in the head; this looks like SCGI"),
+    ],
+)
+def test_the_error_says_what_it_looks_like(codec: Callable[[], Codec], data: bytes, sentence: str) -> None:
+    with pytest.raises(MalformedMessage) as caught:
+        codec().feed(data)
+    assert sentence in caught.value.message
+    assert sentence.endswith("?") or "looks like" in sentence or "looks like" not in caught.value.message

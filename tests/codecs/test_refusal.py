@@ -25,6 +25,7 @@ def test_says_no_more_than_the_code() -> None:
         (404, "404 Not Found"),
         (405, "405 Method Not Allowed"),
         (408, "408 Request Timeout"),
+        (411, "411 Length Required"),
         (413, "413 Content Too Large"),
         (414, "414 URI Too Long"),
         (417, "417 Expectation Failed"),

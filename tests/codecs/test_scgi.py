@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from gateways.codecs import Codec
+from gateways.codecs.detect import looks_like
 from gateways.codecs.events import Body, EndOfBody, Request
 from gateways.codecs.pairs import encode_scgi_headers
 from gateways.codecs.scgi import SCGICodec
@@ -209,7 +210,7 @@ def test_a_head_that_does_not_end_is_not_held_past_its_length() -> None:
 
 def test_the_message_shows_what_is_wrong() -> None:
     outcome = run(SCGICodec, [b"GET / HTTP/1.1\r\n"])
-    assert outcome.message == "scgi: not the length of a netstring: b'G'"
+    assert outcome.message == "scgi: not the length of a netstring: G" + looks_like(0x47)
 
 
 WIRES = [vector.wire for vector in (*GOOD.values(), *BAD.values()) if len(vector.wire) < 1_000]

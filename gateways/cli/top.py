@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -46,7 +47,9 @@ def make_console() -> Console:
     try:
         from rich.console import Console  # noqa: PLC0415 - an extra
     except ImportError as error:
-        raise ConfigError("gateways top needs rich, which is not installed: pip install gateways[top]") from error
+        raise ConfigError(
+            f"gateways top needs rich, which is not installed: python3 -m pip --python {sys.executable} install rich"
+        ) from error
     return Console(highlight=False, emoji=False, markup=False)
 
 

@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -85,6 +86,9 @@ class Admission:
     ConfigError for a user whom the machine does not know, a bad address, and where the system tells no users.
     """
 
+    rest_after: float = 3.0
+    """Seconds after which those that no line tells of are told, where nobody has come since."""
+
     def __init__(
         self, allow_from: Iterable[Network] = (), allow_user: Iterable[str] = (), web_servers: str = ""
     ) -> None:
@@ -96,6 +100,7 @@ class Admission:
         self._quiet_until = float("-inf")
         self._unsaid = 0
         """Refused peers that no line tells of."""
+        self._lock = threading.Lock()
 
     def concerns(self, family: int, protocol: str) -> bool:
         """Whether anybody may be refused right after the accept, on a listener of ``family`` and ``protocol``."""
@@ -135,12 +140,24 @@ class Admission:
     def _refused(self, pool: Pool, protocol: str, peer: str, reason: str) -> None:
         """Write a line, one a second at most: whoever floods the listener shall not flood the log."""
         now = pool.clock()
-        if now < self._quiet_until:
-            self._unsaid += 1
-            return
-        more, self._unsaid = self._unsaid, 0
-        self._quiet_until = now + _QUIET
+        with self._lock:
+            if now < self._quiet_until:
+                self._unsaid += 1
+                if self._unsaid == 1:
+                    timer = threading.Timer(self.rest_after, self._tell_rest, (pool, protocol))
+                    timer.daemon = True
+                    timer.start()
+                return
+            more, self._unsaid = self._unsaid, 0
+            self._quiet_until = now + _QUIET
         pool.log.refused(protocol, peer, f"{reason} ({more} more since the last such line)" if more else reason)
+
+    def _tell_rest(self, pool: Pool, protocol: str) -> None:
+        """Tell of those whom no line has told of, if it is still so."""
+        with self._lock:
+            more, self._unsaid = self._unsaid, 0
+        if more:
+            pool.log.refused(protocol, "others", f"{more} more since the last such line")
 
 
 def guarded(accept: Callable[[], Accepted], admission: Admission, pool: Pool, protocol: str) -> Callable[[], Accepted]:

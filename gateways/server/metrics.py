@@ -188,7 +188,8 @@ def load_library() -> _Library:
         from prometheus_client.openmetrics import exposition as openmetrics  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise ConfigError(
-            "--metrics needs prometheus-client, which is not installed: pip install gateways[metrics]"
+            "--metrics needs prometheus-client, which is not installed: "
+            f"python3 -m pip --python {sys.executable} install prometheus-client"
         ) from error
     finally:
         for name in loaded() - before:

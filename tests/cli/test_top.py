@@ -88,7 +88,10 @@ def test_rich_is_missing(loop: Loop, capsys: Capture, monkeypatch: pytest.Monkey
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "rich", None)
     assert cli.run(["top", "--once"]) == 2
-    error = "gateways: gateways top needs rich, which is not installed: pip install gateways[top]\n"
+    error = (
+        "gateways: gateways top needs rich, which is not installed: "
+        f"python3 -m pip --python {sys.executable} install rich\n"
+    )
     assert capsys.readouterr() == ("", error)
 
 

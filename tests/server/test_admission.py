@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import os
 import pwd
+import re
 import socket
 from collections.abc import Iterator
 from typing import Final
@@ -23,7 +24,7 @@ from gateways.server.poller import make_poller
 from gateways.server.pool import Pool
 from gateways.server.protocols import BehindProxy, Connector, Protocols
 from tests.server.peers import PROTOCOLS, SECONDS, Address, Peer, request
-from tests.server.pools import TIMEOUTS, MemoryLog, hello, reply
+from tests.server.pools import TIMEOUTS, MemoryLog, hello, reply, within
 
 NOT_OURS: Final = "192.0.2.0/24"  # for documentation (RFC 5737): nobody comes from there
 US: Final = os.geteuid()
@@ -436,3 +437,19 @@ def test_a_failure_of_the_look_closes_the_socket() -> None:
         with pytest.raises(ZeroDivisionError):
             made.step()
         assert peer.read() == b""
+
+
+def test_the_last_of_a_flood_are_counted_too() -> None:
+    admission = Admission(nets(NOT_OURS))
+    admission.rest_after = 0.1
+    with door(admission) as made:
+        for _ in range(4):
+            assert made.ask("http") == b""
+        within(lambda: sum(map(refused_in, made.log.lines)) == 4, "all four are told")
+        assert made.log.lines[1].startswith("refused: http others: ")
+
+
+def refused_in(line: str) -> int:
+    """How many peers a line tells of."""
+    found = re.search(r"\b([0-9]+) more since the last", line)
+    return int(found[1]) if found else 1

@@ -482,7 +482,7 @@ def test_the_library_is_missing(monkeypatch: pytest.MonkeyPatch, handler: FakeHa
     for name in [name for name in sys.modules if name.partition(".")[0] == "prometheus_client"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    with listener() as sock, pytest.raises(ConfigError, match=r"pip install gateways\[metrics\]"):
+    with listener() as sock, pytest.raises(ConfigError, match=r"python3 -m pip --python .* install prometheus-client"):
         MetricsServer(sock, handler)
 
 

@@ -15,6 +15,7 @@ from gateways.server.sockets import bind
 from gateways.settings import Settings
 from tests.server.fake_master import short_directory
 from tests.server.pools import MemoryLog
+from tests.servers import Gateways, open_directory, running
 
 OUR_USER = pwd.getpwuid(os.geteuid()).pw_name
 OUR_GROUP = grp.getgrgid(os.getegid()).gr_name
@@ -57,3 +58,13 @@ def test_no_socket_no_word(tmp_path: Path) -> None:
     address = Address("unix", path=str(tmp_path / "s"))
     advise(Settings("shop:app", (("fastcgi", address),), socket_mode=0o666), log)
     assert log.lines == []
+
+
+def test_a_start_tells_it() -> None:
+    with open_directory() as directory:
+        inner = directory / "closed"
+        inner.mkdir(mode=0o700)
+        options = ("--fastcgi", f"{inner}/s")
+        server = Gateways(directory, "gateways.apps.demo:application", *options, python_path=directory, protocols=())
+        with running(server):
+            assert f"WARNING other users cannot connect to {inner}/s" in server.text()

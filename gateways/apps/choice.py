@@ -20,6 +20,8 @@ from gateways.environ import normal_path, split_path
 __all__ = ["Choice", "Chooser", "ScriptRefused"]
 
 _PROXY: Final = "proxy:"  # Apache's mod_proxy: proxy:fcgi://host:port/path
+_LONGEST: Final = 4096
+"""Bytes of a path that a system takes (PATH_MAX), with its end."""
 _DROPPED: Final = ("CONTENT_LENGTH", "CONTENT_TYPE", "DOCUMENT_URI", "PATH_TRANSLATED")
 """What a local redirect leaves of a request's parameters behind."""
 
@@ -169,7 +171,7 @@ class Chooser:
                 if (normal + "/").startswith(base + "/"):
                     return normal[len(base) :] or "/"
             end = 0
-            while end >= 0:  # another way to the same directory
+            while 0 <= end < _LONGEST:  # another way to the same directory
                 end = normal.find("/", end + 1)
                 if end >= 0 and _is_same(_file_name(normal[:end]), self._root):
                     return normal[end:]
@@ -186,7 +188,12 @@ class Chooser:
             if segment[0] == ".":
                 raise ScriptRefused(404, f"{seen}/{segment} has a name that starts with a dot")
             seen += "/" + segment
-            mode = _look(self._root + _file_name(seen)).st_mode
+            path = self._root + _file_name(seen)
+            try:
+                mode = os.stat(path).st_mode
+            except OSError as error:
+                self._hold_to_root(path, os.path.realpath(path))  # else links would tell what there is elsewhere
+                _refuse(path, error)
             if stat.S_ISREG(mode):
                 return seen, below[len(seen) :]
             if not stat.S_ISDIR(mode):
@@ -200,6 +207,8 @@ class Chooser:
 
     def _program(self, file: str, script_name: str, path_info: str, prefix: str) -> Choice:
         """Return the choice of a file, if it may be run."""
+        if "\0" in script_name or "\0" in path_info:
+            raise ScriptRefused(404, f"a NUL in the path {script_name + path_info!r}")
         if "/../" in script_name + "/" or "/../" in path_info + "/":  # by a front end that passes paths on as they are
             raise ScriptRefused(404, f"two dots in the path {script_name + path_info!r}")
         real = file
@@ -208,8 +217,7 @@ class Chooser:
                 real = os.path.realpath(file, strict=True)
             except OSError as error:
                 _refuse(file, error)
-            if not real.startswith(self._root.rstrip("/") + "/"):
-                raise ScriptRefused(403, f"{file} leads to {real}, which is not in the root {self._root!r}")
+            self._hold_to_root(file, real)
         found = _look(real)
         if not stat.S_ISREG(found.st_mode):
             raise ScriptRefused(403, f"{real} is not a file")
@@ -220,6 +228,11 @@ class Chooser:
             real, script_name, path_info, (*interpreter, real), found.st_uid, found.st_gid, found.st_mode, self._root,
             prefix,
         )  # fmt: skip
+
+    def _hold_to_root(self, file: str, real: str) -> None:
+        """Raise ScriptRefused where the real path of a file is not in the root."""
+        if not real.startswith(self._root.rstrip("/") + "/"):
+            raise ScriptRefused(403, f"{file} leads to {real}, which is not in the root {self._root!r}")
 
 
 def _apache_path(name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (outside / "back").symlink_to(root / "hello.sh")
     (root / "loop").symlink_to(root / "loop")
     (root / "gone").symlink_to(root / "nothing")
+    (root / "gone-out").symlink_to(outside / "nothing")
     os.mkfifo(root / "fifo")
     (top / "alias").symlink_to(root)
     return top
@@ -136,6 +138,8 @@ def test_the_path_is_the_scripts_and_then_its_own(
         ("/link-out", 403, "not in the root"),
         ("/dir-out/evil", 403, "not in the root"),
         ("/dir-out/data.php", 403, "not in the root"),
+        ("/dir-out/nothing", 403, "not in the root"),
+        ("/gone-out", 403, "not in the root"),
         ("/loop", 404, "symbolic links"),
         ("/gone", 404, "No such file"),
         ("/" + "x" * 300, 404, "too long"),
@@ -351,6 +355,13 @@ def test_a_file_that_is_not_in_the_root(chooser: Chooser, root: Path, name: str)
     assert str(root) in refused.value.reason
 
 
+def test_a_long_name_takes_no_long_time(chooser: Chooser) -> None:
+    before = time.process_time()
+    with pytest.raises(ScriptRefused, match=r"^403: SCRIPT_FILENAME is"):
+        choose(chooser, sent(SCRIPT_FILENAME="/a" * 60_000))
+    assert time.process_time() - before < 0.3
+
+
 def test_two_dots_beside_a_file_name(chooser: Chooser, root: Path) -> None:
     """PATH_TRANSLATED is made of PATH_INFO."""
     asked = sent(SCRIPT_FILENAME=f"{root}/hello.sh", SCRIPT_NAME="/hello.sh", PATH_INFO="/../../etc/passwd")
@@ -385,6 +396,11 @@ def test_a_single_script(root: Path, params: dict[str, str], mount: str | None, 
     choice = choose(chooser, params)
     assert (choice.path, choice.script_name, choice.path_info) == (f"{root}/hello.sh", script, info)
     assert choice.root == ""
+
+
+def test_a_nul_in_the_path_of_a_single_script(root: Path) -> None:
+    with pytest.raises(ScriptRefused, match=r"^404: a NUL in the path"):
+        choose(Chooser(None, script=str(root / "hello.sh"), index=(), interpreters={}), http("/a%00b"))
 
 
 def test_a_single_script_that_is_gone(tmp_path: Path) -> None:

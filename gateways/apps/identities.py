@@ -24,7 +24,7 @@ class Identities:
     def __init__(self, user: str) -> None:
         self._root = os.geteuid() == 0
         self._one: Identity | None = None
-        self._owners: dict[int, Identity] = {}
+        self._owners: dict[tuple[int, int], Identity] = {}
         if user and not self._root:
             raise ConfigError(f"--script-user {user} changes the user of scripts, and only root can do that")
         if user not in ("", OWNER):
@@ -46,16 +46,17 @@ class Identities:
                 403, f"{choice.path} belongs to root, and scripts run as their owners; --script-user NAME changes that"
             )
         self._check(choice)
-        known = self._owners.get(choice.uid)
+        ids = choice.uid, choice.gid
+        known = self._owners.get(ids)
         if known is None:
             try:
                 known = identity_of(pwd.getpwuid(choice.uid))
             except KeyError:
-                known = Identity(choice.uid, choice.gid, ())
+                known = Identity(choice.uid, choice.gid, (choice.gid,))  # Python 3.12.0 took () for root's own groups
             if not known.gid:
                 raise ScriptRefused(403, f"{choice.path}: its owner's group is root's")
             if len(self._owners) < _CACHED:
-                self._owners[choice.uid] = known
+                self._owners[ids] = known
         return known
 
     def _check(self, choice: Choice) -> None:

@@ -26,6 +26,8 @@ LINE: Final = 4_096
 """Bytes of a line of stderr; a longer one is told in pieces."""
 STDERR: Final = 1_048_576
 """Bytes of stderr that one script may put into the log."""
+SHORT: Final = 100
+"""Bytes of it that a line counts for at least: each has the request's own line before it in the log."""
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _DROPPED: Final = frozenset(  # RFC 3875 section 6.3.4: the connection is not the script's
     ("connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade")
@@ -68,7 +70,7 @@ class ErrorLines:
     def _line(self, line: bytes) -> None:
         if self._left < 0:
             return
-        self._left -= len(line) + 1
+        self._left -= max(len(line) + 1, SHORT)
         if self._left < 0:
             line = b"(what follows is left out: more than %d bytes)" % STDERR
         exchange = self._exchange

@@ -176,6 +176,17 @@ def test_what_may_not_run_as_its_owner(root: Root, uid: int, gid: int, mode: int
 
 
 @as_root
+def test_an_owner_without_an_account_has_the_group_of_each_file(root: Root) -> None:
+    identities = Identities("owner")
+    for gid in (54322, 54323):
+        identity = identities.of(choice_of(root, f"unknown{gid}", 54321, gid))
+        assert identity is not None
+        assert (identity.gid, identity.groups) == (gid, (gid,))
+    with pytest.raises(ScriptRefused, match="group is root's"):
+        identities.of(choice_of(root, "unknown0", 54321, 0))
+
+
+@as_root
 def test_a_directory_that_others_can_write(root: Root) -> None:
     choice = choice_of(root, "open", 65534, 65534)
     directory = Path(choice.path).parent

@@ -93,6 +93,15 @@ def test_endless_standard_error_does_not_fill_the_log(root: Root) -> None:
         assert "left out" in served.log.lines[-1]
 
 
+def test_nor_do_endless_short_lines(root: Root) -> None:
+    root.sh("empty", *HEAD, "yes '' | head -n 50000 >&2")
+    with answering(root) as (served, _):
+        with served.connect() as peer:
+            assert peer.get("/empty").status == 200
+        assert len(served.log.lines) < 11_000
+        assert "left out" in served.log.lines[-1]
+
+
 @pytest.mark.parametrize(
     ("lines", "told"),
     [

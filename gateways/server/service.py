@@ -47,7 +47,7 @@ _LEAST: Final = 32
 _METRICS: Final = "metrics"  # in the place of a protocol
 _METRICS_BACKLOG: Final = 128
 _BOARD: Final = 1 << 28  # bytes of scoreboard beyond which there are only the places that must be
-_NOTED: Final = (signal.SIGINT, *LEAVE, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
+_NOTED: Final = (signal.SIGINT, signal.SIGHUP, *LEAVE, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 _OK: Final = 0
 _CONFIG: Final = 2
 _BOOT: Final = 3
@@ -328,7 +328,6 @@ class Service:
         wakeup_in, wakeup_out = os.pipe()
         for fd in (wakeup_in, wakeup_out):
             os.set_blocking(fd, False)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         # Ctrl-C reaches the whole group, as a killall does that was meant for the master, and that tells us. They are
         # not ignored, since programs that the application starts would inherit that.

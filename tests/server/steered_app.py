@@ -105,10 +105,10 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
         time.sleep(0.05)
         os.kill(pid, signal.SIGTERM)
         body = b"status %d" % os.waitpid(pid, 0)[1]
-    elif path == "/interrupt-a-program":
-        with subprocess.Popen(["sleep", "10"]) as program:
+    elif path in ("/interrupt-a-program", "/hang-up-a-program"):
+        with subprocess.Popen(["sleep", "2"]) as program:
             time.sleep(0.05)
-            program.send_signal(signal.SIGINT)
+            program.send_signal(signal.SIGINT if path == "/interrupt-a-program" else signal.SIGHUP)
         body = b"status %d" % program.returncode
     elif path == "/close-descriptors":
         os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])

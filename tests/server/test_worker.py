@@ -82,6 +82,7 @@ def test_signals_of_the_application_do_not_concern_the_server(threads: str) -> N
             server.await_file("alarm")
         assert server.get("/terminate-a-fork") == b"status 15"
         assert server.get("/interrupt-a-program") == b"status -2"
+        assert server.get("/hang-up-a-program") == b"status -1"
         time.sleep(0.1)
         assert server.get() == b"pid %d" % worker
 

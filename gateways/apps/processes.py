@@ -23,7 +23,7 @@ from typing import Final, Protocol
 from gateways.apps.spawning import make_spawner
 from gateways.limits import ScriptLimits
 
-__all__ = ["Identity", "Launcher", "Process", "Starter"]
+__all__ = ["Identity", "Launcher", "Process", "Starter", "read_now"]
 
 SHELL: Final = "/bin/sh"
 ENCODING: Final = sys.getfilesystemencoding()
@@ -161,6 +161,8 @@ class Launcher:
                 os.set_blocking(ours, False)
             stdout, stdout_in = pipe(opened)
             stderr, stderr_in = pipe(opened)
+            os.set_blocking(stdout, False)
+            os.set_blocking(stderr, False)
             whole = [*self._shell, *argv]
             if self._spawner is not None and identity is None and "/" in whole[0] and min(theirs, *opened) > 2:
                 texts = [os.fsencode(text) for text in whole]
@@ -178,6 +180,14 @@ class Launcher:
         os.close(stdout_in)
         os.close(stderr_in)
         return Process(pid, ours, stdout, stderr)
+
+
+def read_now(fd: int, size: int) -> bytes | None:
+    """Read from a pipe of a script without waiting; None where others have taken what was there (/proc/PID/fd)."""
+    try:
+        return os.read(fd, size)
+    except BlockingIOError:
+        return None
 
 
 def environment(env: Mapping[str, str]) -> list[bytes]:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from gateways.apps import WatchedExchange
-from gateways.apps.processes import Process
+from gateways.apps.processes import Process, read_now
 from gateways.apps.reaper import LEFT
 from gateways.apps.spool import Spool
 from gateways.errors import BodyError
@@ -185,7 +185,9 @@ class Pump:
 
     def _read_output(self, event: int, now: float) -> bool:
         """Pass on a block of output; returns whether that was the end of it. Raises Failed, PeerClosed."""
-        data = os.read(self._process.stdout, BLOCK)
+        data = read_now(self._process.stdout, BLOCK)
+        if data is None:
+            return False
         if data:
             self._moved = now
             self._received += len(data)
@@ -211,7 +213,9 @@ class Pump:
             self._moved = self._clock()
 
     def _read_errors(self, poll: select.poll, event: int) -> None:
-        data = os.read(self._process.stderr, BLOCK)
+        data = read_now(self._process.stderr, BLOCK)
+        if data is None:
+            return
         if data:
             self._moved = self._clock()
             self._sink.errors(data)
@@ -243,7 +247,9 @@ class Pump:
         for _ in range(_BLOCKS):
             found = poll.poll(int(max(0.0, deadline - self._clock()) * 1000) if seconds else 0)
             for fd, event in found:
-                data = os.read(fd, BLOCK) if event & select.POLLIN else b""
+                data = read_now(fd, BLOCK) if event & select.POLLIN else b""
+                if data is None:
+                    continue
                 if data:
                     if fd == process.stderr:
                         self._sink.errors(data)

@@ -5,7 +5,6 @@ A request's own thread is free at once, whatever its script does. A script's tur
 
 from __future__ import annotations
 
-import os
 import select
 import signal
 import threading
@@ -13,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from gateways.apps.processes import Process
+from gateways.apps.processes import Process, read_now
 
 __all__ = ["GRACE", "LEFT", "Reaper"]
 
@@ -143,7 +142,9 @@ class _Case:
             if fd >= 0:
                 poll.register(fd, select.POLLIN)
         for fd, _ in poll.poll(0):
-            data = os.read(fd, _BLOCK)
+            data = read_now(fd, _BLOCK)
+            if data is None:
+                continue
             if fd == process.stdout:
                 if not data:
                     process.close_stdout()

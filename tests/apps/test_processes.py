@@ -39,6 +39,7 @@ def start(launcher: Launcher, root: Root, *lines: str, stdin: bool = False) -> P
 
 def read(fd: int) -> bytes:
     data = b""
+    os.set_blocking(fd, True)
     while block := os.read(fd, 65_536):
         data += block
     return data
@@ -60,6 +61,7 @@ def test_a_process_from_start_to_end(launcher: Launcher, root: Root) -> None:
 
 def test_a_group_of_its_own_is_signalled(launcher: Launcher, root: Root) -> None:
     process = start(launcher, root, "sleep 60 & echo $!", "wait")
+    os.set_blocking(process.stdout, True)
     child = int(os.read(process.stdout, 100))
     assert os.getsid(process.pid) == os.getpgid(process.pid) == os.getpgid(child) == process.pid
     assert not process.await_exit(0.01)
@@ -68,6 +70,27 @@ def test_a_group_of_its_own_is_signalled(launcher: Launcher, root: Root) -> None
     assert process.await_exit(5)
     assert process.reap() == -signal.SIGTERM
     within(lambda: not alive(child), "so is its child")
+    process.close()
+
+
+def test_a_read_of_what_somebody_else_has_taken_does_not_wait(launcher: Launcher, root: Root) -> None:
+    process = start(launcher, root, "exec sleep 2")
+    for fd in (process.stdout, process.stderr):
+        with pytest.raises(BlockingIOError):
+            os.read(fd, 1)
+    process.signal(signal.SIGKILL)
+    process.await_exit(5)
+    process.reap()
+    process.close()
+
+
+def test_the_script_s_own_ends_wait(launcher: Launcher, root: Root) -> None:
+    process = start(launcher, root, "grep flags: /proc/self/fdinfo/1 /proc/self/fdinfo/2")
+    flags = [int(word, 8) for word in read(process.stdout).split()[1::2]]
+    assert flags
+    assert not any(flag & os.O_NONBLOCK for flag in flags)
+    process.await_exit(5)
+    process.reap()
     process.close()
 
 

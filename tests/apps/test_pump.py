@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
+import subprocess
 import time
 from array import array
 from fcntl import ioctl
@@ -14,7 +16,7 @@ import pytest
 from gateways.limits import ScriptLimits
 from tests.apps.scripts import HEAD, MIB, Root, Sender, alive, answering, pid_in, receive, rss
 from tests.codecs.fastcgi_wire import ABORT, rec
-from tests.server.peers import PROTOCOLS, head_of, request, reset
+from tests.server.peers import PROTOCOLS, SECONDS, head_of, request, reset
 from tests.server.pools import within
 
 
@@ -217,6 +219,28 @@ def test_408_where_the_client_sends_no_body(root: Root) -> None:
     with answering(root, limits=ScriptLimits(idle_timeout=0.3)) as (served, _), served.connect() as peer:
         peer.send(head_of("http", "/reads", length=10))
         assert peer.answer().status == 408
+
+
+def test_a_script_whose_output_others_take_has_no_more_time_than_said(root: Root) -> None:
+    """Its own children can do so, by /proc/self/fd/1."""
+    lines = ["end = time.monotonic() + 0.5", "while time.monotonic() < end:\n os.write(1, b'x')", "time.sleep(30)"]
+    root.python("taken", "os.write(1, b'A: b\\n\\n')", *lines)
+    with answering(root, limits=ScriptLimits(script_timeout=1.0)) as (served, app):
+        with served.connect() as peer:
+            peer.send(request("http", "/taken"))
+            assert peer.sock.recv(1), "the head has come"
+            (process,) = app._running.values()
+            thieves = []
+            for _ in range(3):
+                with open(f"/proc/self/fd/{process.stdout}", "rb") as output:
+                    thieves.append(subprocess.Popen(["cat"], stdin=output, stdout=subprocess.DEVNULL))
+            with contextlib.suppress(ConnectionResetError):
+                while peer.sock.recv(65536):
+                    pass
+        for thief in thieves:
+            thief.wait(SECONDS)
+        assert not served.log.failures
+        served.log.only("has run for 1 s")
 
 
 def test_an_answer_that_takes_too_long_is_cut(root: Root) -> None:

@@ -68,5 +68,11 @@ class WatchedExchange(Exchange, Protocol):
         cannot be told from a client that has gone. FastCGI has no such half.
         """
 
+    def write_by(self, until: float) -> None:
+        """Raise PeerClosed where the peer has not taken what is sent until then, by ``time.monotonic``; 0 is no limit.
+
+        It is without effect where other requests may be on the same connection.
+        """
+
 
 App: TypeAlias = Callable[[WatchedExchange], None]

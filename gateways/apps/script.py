@@ -247,12 +247,15 @@ class _Run:
         response = self._response
         response.begin()
         pump = Pump(self._exchange, process, response, self._app.limits)
+        if self._app.limits.script_timeout:
+            self._exchange.write_by(pump.deadline)
         try:
             pump.run()
             if pump.gone:
                 raise PeerClosed(f"the peer has gone, or wants no answer, while {choice.path} ran")
             exited = pump.settle(_EXIT)
         finally:
+            self._exchange.write_by(0.0)
             response.end_errors()
         # Whose output others hold is not reaped before its group has been signalled.
         code = process.reap() if exited and process.stdout < 0 else None

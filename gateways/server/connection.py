@@ -68,6 +68,8 @@ class Connection:
     """An application has waited for a body."""
     pulling: bool = False
     """A thread waits for a body now."""
+    writes_until: float = 0.0
+    """When the time of the request that is answered is over, 0 where that has no end."""
     unread: int = 0
     """Body bytes thrown away since their request was answered."""
 
@@ -372,7 +374,18 @@ class Connection:
                 raise PeerClosed(f"the peer went away: {error.strerror}") from None
             rest = rest[sent:]
 
+    def limit_writes(self, exchange: Exchange, until: float) -> None:  # noqa: ARG002  (others share their connection)
+        """Wait for the peer until then and no longer; 0 is no limit."""
+        self.writes_until = until
+
     def _wait_writable(self) -> None:
+        until = self.writes_until
+        if until:
+            left = until - self.pool.clock()
+            if left < self.pool.timeouts.write:
+                if not self.wait_for(select.POLLOUT, max(left, 0.0)):
+                    raise PeerClosed("the peer has not taken the response in the time that its request has")
+                return
         if not self.wait_for(select.POLLOUT, self.pool.timeouts.write):
             raise PeerClosed(f"the peer took no byte of the response for {self.pool.timeouts.write:g} s")
 

@@ -178,6 +178,10 @@ class Exchange:
         """Take what poll() has reported; returns whether the peer has gone, or wants no answer."""
         return self.connection.hear(self, events)
 
+    def write_by(self, until: float) -> None:
+        """Wait for the peer until then and no longer; 0 is no limit."""
+        self.connection.limit_writes(self, until)
+
     def abandon(self) -> None:
         """Give the response up after its head.
 

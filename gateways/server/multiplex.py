@@ -327,6 +327,11 @@ class MultiplexConnection(Connection):
                 events |= select.POLLIN
         return events, _SHARED if shared else WATCH
 
+    def limit_writes(self, exchange: Exchange, until: float) -> None:
+        """Only where the request has the connection for itself: others would lose it too."""
+        if not until or (len(self.exchanges) == 1 and not exchange.request.keep):
+            self.writes_until = until
+
     def hear(self, exchange: Exchange, events: int) -> bool:
         """Read what poll() has reported, for all requests; True where the peer has gone, or has aborted this one."""
         if events & (GONE | HALF):

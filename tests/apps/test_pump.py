@@ -221,6 +221,17 @@ def test_408_where_the_client_sends_no_body(root: Root) -> None:
         assert peer.answer().status == 408
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_client_that_takes_its_time_has_no_more_than_the_script(root: Root, protocol: str) -> None:
+    root.python("endless", "print('A: b\\n', flush=True)", "while True:\n os.write(1, bytes(65536))")
+    with answering(root, protocol, limits=ScriptLimits(script_timeout=0.8)) as (served, app):
+        with served.connect(receive_buffer=4096) as peer:
+            peer.send(request(protocol, "/endless"))
+            within(lambda: app.turns.taken, "the script runs")
+            within(lambda: not app.turns.taken, "its turn is over", 5)
+        served.log.only("in the time that its request has")
+
+
 def test_a_script_whose_output_others_take_has_no_more_time_than_said(root: Root) -> None:
     """Its own children can do so, by /proc/self/fd/1."""
     lines = ["end = time.monotonic() + 0.5", "while time.monotonic() < end:\n os.write(1, b'x')", "time.sleep(30)"]
@@ -245,7 +256,7 @@ def test_a_script_whose_output_others_take_has_no_more_time_than_said(root: Root
 
 def test_an_answer_that_takes_too_long_is_cut(root: Root) -> None:
     root.sh("half", *HEAD, "echo part", "sleep 60")
-    with answering(root, limits=ScriptLimits(script_timeout=0.3)) as (served, _), served.connect() as peer:
+    with answering(root, limits=ScriptLimits(script_timeout=0.8)) as (served, _), served.connect() as peer:
         peer.send(request("http", "/half"))
         data = peer.read()
         assert b"part" in data
@@ -254,7 +265,7 @@ def test_an_answer_that_takes_too_long_is_cut(root: Root) -> None:
 
 def test_a_script_that_does_not_heed_sigterm_is_killed_with_all_its_children(root: Root, note: Path) -> None:
     root.sh("stubborn", "trap '' TERM", f"sh -c 'trap \"\" TERM; echo $$ >{note}; while :; do sleep 0.1; done'")
-    with answering(root, limits=ScriptLimits(script_timeout=0.3)) as (served, app):
+    with answering(root, limits=ScriptLimits(script_timeout=0.8)) as (served, app):
         with served.connect() as peer:
             assert peer.get("/stubborn").status == 504
         pid = pid_in(note)

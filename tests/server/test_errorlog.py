@@ -54,6 +54,9 @@ class FakeExchange:
     def hear(self, events: int) -> bool:
         raise AssertionError
 
+    def write_by(self, until: float) -> None:
+        raise AssertionError
+
     def abandon(self) -> None:
         raise AssertionError
 

@@ -36,7 +36,14 @@ _EXIT: Final = 0.25
 """Seconds that a script which has closed its standard output is expected to take for its end."""
 _LAST_GRACE: Final = 0.5
 """Seconds between SIGTERM and SIGKILL where the worker itself has to end."""
-_SHORT: Final = frozenset((errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE))
+_STATUSES: Final = {
+    errno.EAGAIN: 503,
+    errno.ENOMEM: 503,
+    errno.EMFILE: 503,
+    errno.ENFILE: 503,
+    errno.E2BIG: 431,
+}
+"""Of what keeps a script from its start, where that is not its own fault."""
 _ID: Final = re.compile(r"[!-~]{1,64}")
 
 
@@ -129,7 +136,7 @@ class ScriptApp:
             reason = f"cannot be started: {error.strerror}"
             if error.errno == errno.ENOEXEC:
                 reason += "; has it a first line such as #!/bin/sh?"
-            raise Failed(503 if error.errno in _SHORT else 502, reason) from None
+            raise Failed(_STATUSES.get(error.errno or 0, 502), reason) from None
         except ValueError as error:  # a NUL
             raise Failed(502, f"cannot be started: {error}") from None
         self._running[process.pid] = process

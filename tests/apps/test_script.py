@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateways.apps.pump import Failed
 from tests.apps.scripts import HEAD, Root, answering
 from tests.codecs.fastcgi_wire import begin, pairs, rec
 from tests.server.peers import PROTOCOLS, request
@@ -132,6 +133,15 @@ def test_a_program_that_cannot_be_started(root: Root) -> None:
                 assert peer.get(path).status == 502
             assert told in served.log.lines[-1]
         assert not app.turns.taken
+
+
+def test_more_variables_than_the_system_passes_on(root: Root) -> None:
+    root.sh("any", *HEAD)
+    with answering(root) as (_, app):
+        params = {"REQUEST_METHOD": "GET", "REQUEST_URI": "/any", "HTTP_COOKIE": "c" * 10_000_000}
+        choice = app.scripts.choose(params, "http")
+        with pytest.raises(Failed, match=r"^431: cannot be started: Argument list too long"):
+            app.start(params, choice, "name", stdin=False)
 
 
 def test_killed_in_the_middle_of_its_answer(root: Root) -> None:

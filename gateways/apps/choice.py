@@ -7,6 +7,7 @@ and its start they may put another one in its place.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -192,7 +193,8 @@ class Chooser:
             try:
                 mode = os.stat(path).st_mode
             except OSError as error:
-                self._hold_to_root(path, os.path.realpath(path))  # else links would tell what there is elsewhere
+                with contextlib.suppress(OSError):  # it is just being exchanged
+                    self._hold_to_root(path, os.path.realpath(path))  # else links would tell what there is elsewhere
                 _refuse(path, error)
             if stat.S_ISREG(mode):
                 return seen, below[len(seen) :]

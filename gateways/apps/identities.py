@@ -70,6 +70,17 @@ class Identities:
             raise ScriptRefused(403, f"{choice.path} would run as its owner, but others can write it")
         if around.st_mode & _WRITABLE or around.st_uid not in (0, choice.uid):
             raise ScriptRefused(403, f"{choice.path} would run as its owner, but others can write its directory")
+        # Who can exchange a directory can have it lead to another user's file for the look, and back for the start.
+        while len(directory) > len(choice.root) > 0:
+            directory = os.path.dirname(directory)
+            try:
+                above = os.lstat(directory)
+            except OSError as error:
+                raise ScriptRefused(404, f"{directory}: {error.strerror}") from None
+            if above.st_mode & _WRITABLE or above.st_uid not in (0, choice.uid):
+                raise ScriptRefused(
+                    403, f"{choice.path} would run as its owner, but others can write a directory above it, {directory}"
+                )
 
 
 def identity_of(entry: pwd.struct_passwd) -> Identity:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -220,6 +221,26 @@ def test_a_directory_that_others_can_write(root: Root) -> None:
     os.chown(directory, 54321, 54321)
     with pytest.raises(ScriptRefused, match="directory"):
         Identities("owner").of(choice)
+
+
+@as_root
+def test_a_directory_above_that_others_can_change(root: Root) -> None:
+    """Its owner could have it lead to another user's script for the look, and to one of his own for the start."""
+    found = choice_of(root, "theirs", 65534, 65534)
+    top = root.directory / "mine"
+    (top / "below").mkdir(parents=True)
+    os.chown(top, 54321, 54321)
+    (top / "now").symlink_to(Path(found.path).parent)
+    real = choice_of(root, "mine/below", 65534, 65534)
+    for path in (top / "now" / "script", Path(real.path)):
+        choice = replace(found, path=str(path), root=str(root.directory))
+        with pytest.raises(ScriptRefused, match=r"^403: .* others can write a directory above it"):
+            Identities("owner").of(choice)
+    os.chown(top, 65534, 65534)
+    assert Identities("owner").of(replace(real, root=str(root.directory))) is not None
+    top.chmod(0o775)
+    with pytest.raises(ScriptRefused, match="above"):
+        Identities("owner").of(replace(real, root=str(root.directory)))
 
 
 @as_root

@@ -79,6 +79,7 @@ def finish(process: Process, body: bytes | None = None) -> Outcome:
 
 def read(fd: int) -> bytes:
     data = b""
+    os.set_blocking(fd, True)
     while block := os.read(fd, 65_536):
         data += block
     return data

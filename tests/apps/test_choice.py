@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import stat
 import time
 from pathlib import Path
@@ -152,6 +153,19 @@ def test_what_is_refused(chooser: Chooser, path: str, status: int, reason: str) 
         choose(chooser, http(path))
     assert refused.value.status == status
     assert reason in refused.value.reason
+
+
+def test_no_descriptor_is_needed(chooser: Chooser, root: Path) -> None:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, most[1]))
+    try:
+        choice = choose(chooser, http("/link-in/x"))
+        with pytest.raises(ScriptRefused, match=r"^403: .*not in the root"):
+            choose(chooser, http("/dir-out/evil"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, most)
+    assert told(choice, root) == ("hello.sh", "/link-in", "/x")
+    assert choice == choose(chooser, http("/link-in/x"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may look everywhere")

@@ -97,6 +97,14 @@ def test_what_is_not_passed_on(name: str) -> None:
     )
 
 
+def test_names_beyond_those_that_are_remembered() -> None:
+    names = [f"HTTP_X_{number}" for number in range(600)] + ["HTTP_" + "X" * 100]
+    for _ in range(2):
+        variables = made(dict.fromkeys([*names, "LD_X", "no_capitals"], "x"))
+        assert [name for name in variables if name.startswith("HTTP_X")] == names
+        assert not {"LD_X", "no_capitals"} & set(variables)
+
+
 @pytest.mark.parametrize("name", ["PATH", "GATEWAY_INTERFACE", "SERVER_SOFTWARE", "REDIRECT_STATUS", "SCRIPT_FILENAME"])
 def test_what_is_made_here(name: str) -> None:
     assert made({name: "/other"})[name] == ALWAYS[name]

@@ -8,6 +8,7 @@ fails in the child is returned as an error. Nothing of Python runs in the child.
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import signal
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ __all__ = ["Spawner", "make_spawner"]
 
 _ROOM: Final = 1024
 """Bytes for each of the C library's structures; they have 336 at most."""
+_REMEMBERED: Final = 64
 _SETSIGDEF: Final = 0x04
 _SETSIGMASK: Final = 0x08
 _SETSID: Final = 0x80
@@ -49,31 +51,44 @@ class Spawner:
         libc.posix_spawnattr_setsigdefault(self._attributes, signals)
         flags = _SETSIGDEF | _SETSIGMASK | _SETSID
         libc.posix_spawnattr_setflags(self._attributes, ctypes.c_short(flags))
+        # Descriptors have the same few numbers again and again, and each of seven calls would let the lock go.
+        self._actions = functools.lru_cache(_REMEMBERED)(functools.partial(_Actions, libc))
 
     def spawn(
         self, argv: Sequence[bytes], env: Sequence[bytes], directory: bytes, stdin: int, stdout: int, stderr: int
     ) -> int:
         """Start ``argv[0]``, a path; returns its process. Raises OSError. None of the descriptors is 0, 1 or 2."""
-        libc = self._libc
-        actions = ctypes.create_string_buffer(_ROOM)
-        error = libc.posix_spawn_file_actions_init(actions)
-        if error:
-            raise OSError(error, os.strerror(error))
-        try:
-            pid = ctypes.c_int()
-            error = (
-                libc.posix_spawn_file_actions_adddup2(actions, stdin, 0)
-                or libc.posix_spawn_file_actions_adddup2(actions, stdout, 1)
-                or libc.posix_spawn_file_actions_adddup2(actions, stderr, 2)
-                or libc.posix_spawn_file_actions_addclosefrom_np(actions, 3)
-                or libc.posix_spawn_file_actions_addchdir_np(actions, directory)
-                or libc.posix_spawn(ctypes.byref(pid), argv[0], actions, self._attributes, strings(argv), strings(env))
+        pid = ctypes.c_int()
+        actions = self._actions(stdin, stdout, stderr, directory)
+        check(
+            self._libc.posix_spawn(
+                ctypes.byref(pid), argv[0], actions.data, self._attributes, strings(argv), strings(env)
             )
-        finally:
-            libc.posix_spawn_file_actions_destroy(actions)
-        if error:
-            raise OSError(error, os.strerror(error))
+        )
         return pid.value
+
+
+class _Actions:
+    """What is done in the child: its descriptors and its directory. Any number of threads may use it at once."""
+
+    def __init__(self, libc: Any, stdin: int, stdout: int, stderr: int, directory: bytes) -> None:  # noqa: ANN401
+        self._destroy = libc.posix_spawn_file_actions_destroy
+        self.data = ctypes.create_string_buffer(_ROOM)
+        check(libc.posix_spawn_file_actions_init(self.data))
+        check(libc.posix_spawn_file_actions_adddup2(self.data, stdin, 0))
+        check(libc.posix_spawn_file_actions_adddup2(self.data, stdout, 1))
+        check(libc.posix_spawn_file_actions_adddup2(self.data, stderr, 2))
+        check(libc.posix_spawn_file_actions_addclosefrom_np(self.data, 3))
+        check(libc.posix_spawn_file_actions_addchdir_np(self.data, directory))
+
+    def __del__(self) -> None:
+        self._destroy(self.data)
+
+
+def check(error: int) -> None:
+    """Raise what a function has returned."""
+    if error:
+        raise OSError(error, os.strerror(error))
 
 
 def strings(texts: Sequence[bytes]) -> Any:  # noqa: ANN401  (an array type of its own for each length)

@@ -55,6 +55,11 @@ def test_ignored_signals_are_not_passed_on(spawner: Spawner, pipe: tuple[int, in
     assert not int(told[1], 16) & 1
 
 
+def test_the_same_descriptors_in_another_directory(spawner: Spawner, pipe: tuple[int, int], tmp_path: Path) -> None:
+    for directory in (tmp_path, Path("/"), tmp_path):
+        assert output(spawner, pipe, b"pwd", directory).strip() == bytes(directory)
+
+
 @pytest.mark.parametrize(
     ("argv", "directory", "error"),
     [

@@ -74,5 +74,15 @@ class WatchedExchange(Exchange, Protocol):
         It is without effect where other requests may be on the same connection.
         """
 
+    def stand_by(self) -> tuple[int, float]:
+        """The thread is going to wait in poll(): what it has to poll() for there on behalf of other requests.
+
+        Returns a descriptor (POLLIN), -1 for none, and the seconds after which to go on at the latest. Where there is a
+        descriptor, ``go_on`` has to follow.
+        """
+
+    def go_on(self, *, ready: bool) -> None:
+        """The end of ``stand_by``; ``ready``: its descriptor can be read."""
+
 
 App: TypeAlias = Callable[[WatchedExchange], None]

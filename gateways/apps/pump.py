@@ -123,6 +123,7 @@ class Pump:
         poll.register(process.stdout, select.POLLIN)
         poll.register(process.stderr, select.POLLIN)
         watched = -1
+        standing = -1
         next_look = self._clock() + LOOK
         while True:
             if self._last < _NEVER and not self._put_aside():
@@ -142,9 +143,21 @@ class Pump:
             stdin = process.stdin
             if waits_to_write:
                 poll.register(stdin, select.POLLOUT)
+            others, longest = exchange.stand_by()
+            if others != standing:
+                if standing >= 0:
+                    poll.unregister(standing)
+                if others >= 0:
+                    poll.register(others, select.POLLIN)
+                standing = others
             now = self._clock()
-            until = min(now + seconds, self._deadline(now), next_look)
-            found = poll.poll(max(0, int((until - now) * 1000) + 1))
+            until = min(now + seconds, now + longest, self._deadline(now), next_look)
+            found: list[tuple[int, int]] = []
+            try:
+                found = poll.poll(max(0, int((until - now) * 1000) + 1))
+            finally:
+                if others >= 0:
+                    exchange.go_on(ready=any(fd == others for fd, _ in found))
             if waits_to_write:
                 poll.unregister(stdin)
             now = self._clock()
@@ -157,7 +170,7 @@ class Pump:
                     self._read_errors(poll, event)
                 elif fd == connection:
                     heard = event
-                elif event:
+                elif fd != others and event:
                     self._blocked = False
             if output and self._read_output(output, now):
                 process.close_stdout()

@@ -182,6 +182,14 @@ class Exchange:
         """Wait for the peer until then and no longer; 0 is no limit."""
         self.connection.limit_writes(self, until)
 
+    def stand_by(self) -> tuple[int, float]:
+        """Return what to poll() for so that other requests are served meanwhile, and how long at most."""
+        return self.connection.pool.stand_by()
+
+    def go_on(self, *, ready: bool) -> None:
+        """The end of ``stand_by``."""
+        self.connection.pool.go_on(ready=ready)
+
     def abandon(self) -> None:
         """Give the response up after its head.
 

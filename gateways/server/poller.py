@@ -34,6 +34,9 @@ class Poller(Protocol):
         Waits at most ``timeout`` seconds, for ever if it is negative.
         """
 
+    def fileno(self) -> int:
+        """Return the poller's own descriptor, which can be read while ``wait`` would find something."""
+
     def close(self) -> None:
         """Give the poller's own descriptor back."""
 
@@ -61,6 +64,9 @@ if sys.platform == "linux":
 
         def wait(self, timeout: float) -> list[tuple[int, int]]:
             return self._epoll.poll(timeout, 64)
+
+        def fileno(self) -> int:
+            return self._epoll.fileno()
 
         def close(self) -> None:
             self._epoll.close()
@@ -96,6 +102,9 @@ else:
         def wait(self, timeout: float) -> list[tuple[int, int]]:
             events = self._kqueue.control(None, 64, timeout if timeout >= 0 else None)
             return [(event.ident, event.filter) for event in events]
+
+        def fileno(self) -> int:
+            return self._kqueue.fileno()
 
         def close(self) -> None:
             self._kqueue.close()

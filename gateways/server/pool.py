@@ -97,7 +97,7 @@ class Pool:
         self._mutex = threading.Lock()
         self._parked: list[tuple[threading.Lock, object]] = []
         self._leader: object | None = None
-        """A token of the thread that leads; None where every thread is busy."""
+        """The thread that leads; None where every thread is busy."""
         self.beat = 0
         """Grows with each task that is taken up."""
         self._polling = False
@@ -149,6 +149,37 @@ class Pool:
         if self._polling:
             os.write(self._wake_out, b"w")
 
+    # -- for an App that waits ----------------------------------------------------------------------------------
+
+    def stand_by(self) -> tuple[int, float]:
+        """The calling thread is going to wait in poll() for something else.
+
+        Returns what it has to poll() for beside that, -1 for nothing, and for how many seconds at most. A thread that
+        leads goes on to lead: another one takes over when there is something to do, and not because of a tick. Where
+        there is a descriptor, ``go_on`` has to follow.
+        """
+        if self._threads == 1:
+            return -1, _NEVER
+        with self._mutex:
+            if self._leader is not threading.current_thread():
+                return -1, _NEVER
+            if self.ready or self.stopping:
+                self._hand_over()
+                return -1, _NEVER
+            self._polling = True
+        if self.ready:  # submitted meanwhile
+            self.go_on(ready=True)
+            return -1, _NEVER
+        return self.poller.fileno(), max(0.0, self.next_sweep - self.clock())
+
+    def go_on(self, *, ready: bool) -> None:
+        """The thread waits no more; ``ready``: what ``stand_by`` has returned can be read."""
+        with self._mutex:
+            self._polling = False
+            if ready or self.clock() >= self.next_sweep:
+                self._hand_over()
+        self._wake_ticker()
+
     # -- running ------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -156,7 +187,7 @@ class Pool:
 
         Raises what ended any of the threads: without its leader the pool would stand still for ever.
         """
-        me = object()
+        me = threading.current_thread()
         self._leader = me
         self.watch(self._wake_in, _Waker(self._wake_in))
         others = [
@@ -236,9 +267,7 @@ class Pool:
             wait = max(0.0, self.next_sweep - self.clock())
         found = self.poller.wait(wait)
         self._polling = False
-        if self._ticker_asleep:
-            self._ticker_asleep = False
-            self._ticker_wake.set()
+        self._wake_ticker()
         self.now = now = self.clock()
         self.idle_deadline = now + self.timeouts.keepalive
         connections = self.connections
@@ -306,7 +335,7 @@ class Pool:
     # -- leader and followers -----------------------------------------------------------------------------------
 
     def _follow(self) -> None:
-        me = object()
+        me = threading.current_thread()
         try:
             if self._park(me):
                 self._lead(me)
@@ -347,11 +376,21 @@ class Pool:
         with self._mutex:
             if self._polling or self.beat != beat or self._leader is None:
                 return
-            if self._parked:
-                gate, self._leader = self._parked.pop()
-                gate.release()
-            else:
-                self._leader = None  # whoever is free first takes over
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Let another thread lead, with the lock held."""
+        if self._parked:
+            gate, self._leader = self._parked.pop()
+            gate.release()
+        else:
+            self._leader = None  # whoever is free first takes over
+
+    def _wake_ticker(self) -> None:
+        """Have it look again at whether the leader is stuck."""
+        if self._ticker_asleep:
+            self._ticker_asleep = False
+            self._ticker_wake.set()
 
     def _sleep(self) -> None:
         """Sleep while the leader waits in the poller, so that an idle worker uses no CPU."""

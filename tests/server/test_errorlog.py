@@ -45,18 +45,6 @@ class FakeExchange:
     def send_file(self, fd: int, offset: int, count: int) -> None:
         raise AssertionError
 
-    def fileno(self) -> int:
-        raise AssertionError
-
-    def watch(self, more: bool) -> tuple[int, float]:
-        raise AssertionError
-
-    def hear(self, events: int) -> bool:
-        raise AssertionError
-
-    def write_by(self, until: float) -> None:
-        raise AssertionError
-
     def abandon(self) -> None:
         raise AssertionError
 

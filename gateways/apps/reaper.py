@@ -77,6 +77,9 @@ class Reaper:
         while True:
             with self._news:
                 while not self._cases:
+                    if self._closed:
+                        self._thread = None
+                        return
                     self._news.wait()
                 cases = list(self._cases)
             now = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -53,6 +54,16 @@ def test_a_script_that_closes_its_standard_output_may_go_on(root: Root, note: Pa
         assert app.turns.taken == 1
         within(note.read_text, "it has gone on")
         served.log.only("stderr: late")
+
+
+def test_its_thread_ends_with_the_worker(root: Root) -> None:
+    root.sh("leaves", *HEAD, "sleep 60 &")
+    before = set(threading.enumerate())
+    with answering(root) as (served, _), served.connect() as peer:
+        peer.get("/leaves")
+        started = [each for each in set(threading.enumerate()) - before if each.name == "gateways-reaper"]
+        assert len(started) == 1
+    within(lambda: not started[0].is_alive(), "it ends")
 
 
 def test_nothing_is_left_when_the_worker_ends(root: Root, note: Path) -> None:

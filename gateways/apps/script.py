@@ -137,8 +137,8 @@ class ScriptApp:
             if error.errno == errno.ENOEXEC:
                 reason += "; has it a first line such as #!/bin/sh?"
             raise Failed(_STATUSES.get(error.errno or 0, 502), reason) from None
-        except ValueError as error:  # a NUL
-            raise Failed(502, f"cannot be started: {error}") from None
+        except ValueError as nul:
+            raise Failed(502, f"cannot be started: {nul}") from None
         self._running[process.pid] = process
         return process
 
@@ -194,15 +194,15 @@ class _Run:
         response = self._response
         try:
             self._answer()
-        except (Failed, ScriptRefused) as error:
-            self.tell(f"{error.status}: {error.reason}")
-            response.fail(error.status)
-        except (PeerClosed, LocalProtocolError) as error:
-            self.tell(str(error))
+        except (Failed, ScriptRefused) as refused:  # a name has one type for mypyc
+            self.tell(f"{refused.status}: {refused.reason}")
+            response.fail(refused.status)
+        except (PeerClosed, LocalProtocolError) as gone:
+            self.tell(str(gone))
             response.give_up()
-        except (BodyError, RemoteProtocolError) as error:
-            self.tell(str(error))
-            response.fail(error.status_hint)
+        except (BodyError, RemoteProtocolError) as broken:
+            self.tell(str(broken))
+            response.fail(broken.status_hint)
         except Exception as error:  # noqa: BLE001  (a bug of ours costs its request, never the thread)
             self._log.exception(self._exchange, f"[{self._name}] the script's request failed", error)
             response.fail(500)

@@ -106,19 +106,6 @@ class Process:
                 os.close(pidfd)
         return self.exited()
 
-    def reap_if_ended(self) -> bool:
-        """Take its exit status if it has ended; returns whether it has."""
-        with self._reaping:
-            if self.code is None:
-                try:
-                    pid, status = os.waitpid(self.pid, os.WNOHANG)
-                except ChildProcessError:
-                    self.code = 0
-                else:
-                    if pid:
-                        self.code = os.waitstatus_to_exitcode(status)
-            return self.code is not None
-
     def reap(self) -> int:
         """Take the exit status of a script that has ended."""
         with self._reaping:

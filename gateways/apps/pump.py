@@ -243,9 +243,7 @@ class Pump:
         """
         if self._sink.ended:  # nobody waits: the ends of the pipes come with that of the script
             self._take_rest(seconds)
-        process = self._process
-        # Whose output others hold is not reaped before its group has been signalled.
-        ended = (process.stdout < 0 and process.reap_if_ended()) or process.await_exit(seconds)
+        ended = self._process.await_exit(seconds)
         self._take_rest(0.0)
         return ended
 

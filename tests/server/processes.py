@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -164,7 +165,15 @@ def served(
         if first is not None:
             server.wanted = first
         with running(server):
+            if first == 0:  # else it has said that its workers are ready
+                wait_until(lambda: listens(server.control), "the master can be asked")
             yield server
+
+
+def listens(path: str) -> bool:
+    """Whether one can connect to a unix socket."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(path) == 0
 
 
 def gone(pid: int) -> bool:

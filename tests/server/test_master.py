@@ -11,13 +11,12 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from gateways.server import master
 from tests.server.peers import Peer, request
-from tests.server.processes import SOURCE, App, children, descriptors, gone, needs_proc, run_command, served
+from tests.server.processes import SOURCE, App, children, descriptors, gone, listens, needs_proc, run_command, served
 from tests.servers import open_directory, wait_until
 
 
@@ -321,12 +320,6 @@ def test_a_worker_that_cannot_flush_does_not_harm_the_others() -> None:
             process.communicate()
 
 
-def answers(path: Path) -> bool:
-    """Whether somebody listens: a socket that is only bound has its path already."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        return sock.connect_ex(str(path)) == 0
-
-
 @pytest.mark.parametrize("closed", [1, 2])
 def test_started_without_stdout_or_stderr(closed: int) -> None:
     with open_directory() as directory:
@@ -337,7 +330,7 @@ def test_started_without_stdout_or_stderr(closed: int) -> None:
             ["sh", "-c", command, sys.executable, str(path)], cwd=directory, env=os.environ | {"STEER": str(directory)}
         )
         try:
-            wait_until(lambda: answers(path) or process.poll() is not None, "it listens")
+            wait_until(lambda: listens(str(path)) or process.poll() is not None, "it listens")
             with Peer(str(path), "http") as peer:
                 assert peer.get("/errors").status == 200
             process.terminate()

@@ -14,6 +14,7 @@ import pytest
 from tests.scripts import Managed, managed, write_script
 from tests.server.peers import Peer, request
 from tests.server.pools import within
+from tests.server.processes import listens
 from tests.servers import Server, open_directory, require, running
 
 APP = """
@@ -176,7 +177,7 @@ def test_spawn_fcgi(directory: Path) -> None:
     script = write_script(directory, f"import os; os.chdir({str(directory)!r})\n{APP}")
     server = Server(directory, [program, "-n", "-s", str(directory / "fcgi"), "--", str(script)])
     with running(server):
-        within((directory / "fcgi").exists, "spawn-fcgi has made the socket")
+        within(lambda: listens(str(directory / "fcgi")), "spawn-fcgi has made the socket")
         assert server.process is not None
         process = Managed(server.process, str(directory / "fcgi"), server.log)
         assert ask(process, "/")["pid"] == server.pid, "it has become the program"

@@ -60,6 +60,7 @@ def test_number_of_requests_is_noticed_at_once() -> None:
             assert server.get() == b"pid %d" % worker
         (server.directory / "hang").unlink()
         server.await_log(f"worker {worker} is told to leave: it has served 12 requests (--max-requests)")
+        wait_until(lambda: gone(worker), "it has gone")
         assert server.get() == b"pid %d" % server.workers()[1]
 
 

@@ -12,7 +12,7 @@ import ctypes
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from gateways.errors import LocalProtocolError, PeerClosed, RequestTimeout
 from gateways.server.exchange import Exchange
@@ -40,7 +40,7 @@ class Deadlines:
         self._serving: dict[int, Exchange] = {}
         self._interrupted: set[int] = set()
         """Idents of threads for which an exception is on its way. Both change under the pool's guard."""
-        self._answering = threading.Lock()
+        self._answering = threading.RLock()
         self._reached = True
         """The main thread has noticed the signal that was sent."""
         signal.signal(INTERRUPT, self._in_main)
@@ -53,6 +53,8 @@ class Deadlines:
 
     def left(self, ident: int) -> None:
         """The thread has served its request: what is on its way to it comes now. Raises RequestTimeout."""
+        for lock in (self._pool.guard, self._answering):
+            release_all(lock)
         with self._pool.guard:
             self._serving.pop(ident, None)
             self._pool.overdue.discard(ident)
@@ -129,6 +131,15 @@ class Deadlines:
         if self._main in self._serving and self._main in self._interrupted and not self._reached:
             self._reached = True
             raise RequestTimeout
+
+
+def release_all(lock: Any) -> None:  # noqa: ANN401  (threading.RLock is no type)
+    """Release what a ``with`` may have left held: CPython 3.10 may raise just before its end.
+
+    It looks for the exception of one thread only when another's does not come at the same moment, else any time later.
+    """
+    while lock._is_owned():  # noqa: SLF001  (as threading.Condition asks it)
+        lock.release()
 
 
 def raise_in(ident: int) -> None:

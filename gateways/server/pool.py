@@ -73,7 +73,7 @@ class Pool:
         self.watched: dict[int, Task] = {}
         """Listeners and pipes, by descriptor."""
         self.next_sweep = _NEVER
-        self.guard = threading.Lock()
+        self.guard = threading.RLock()
         """Held for moments: between a thread that waits for a body and one that closes its connection."""
         self.timed = False
         """The time of requests is limited."""

@@ -267,7 +267,7 @@ class Master:
             return True
         if isinstance(action, policy.Slow | policy.Cancel):
             cancel = isinstance(action, policy.Cancel)
-            self._overdue.begin(self._workers[action.pid], action.thread, cancel=cancel)
+            self._overdue.begin(self._workers[action.pid], action.thread, action.serial, cancel=cancel)
         return False
 
     def _spawn(self, count: int, now: float) -> bool:

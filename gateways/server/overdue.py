@@ -46,16 +46,16 @@ class Overdue:
         self.slow = 0
         self.timeouts = 0
 
-    def begin(self, worker: WorkerProcess, thread: int, *, cancel: bool, serial: int | None = None) -> None:
-        """Ask for the stacks of ``worker`` because of what one thread serves; ``cancel`` that when they are there.
+    def begin(self, worker: WorkerProcess, thread: int, serial: int, *, cancel: bool) -> None:
+        """Ask for the stacks of ``worker`` because of request ``serial`` of one thread; ``cancel`` that when they are there.
 
-        ``serial`` is the request that is meant, where the thread may have gone on to the next.
+        The thread may have gone on to the next one since the policy had its facts: that is not meant.
 
         A dump that is being written will do for what was served already when it was asked for. For the rest the policy
         asks again.
         """
         row = self._workers.rows(worker)[thread]
-        if not row.busy or worker.stacks is None or serial not in (None, row.serial):
+        if not row.busy or worker.stacks is None or row.serial != serial:
             return
         dump = self._dumps.get(worker.pid)
         if dump is None:

@@ -51,6 +51,10 @@ class Watch:
         slow = SlowLog(self.entries if slow_log else None, self.log)
         self.overdue = Overdue(family, self.log, slow, time.monotonic)
 
+    def begin(self, worker: WorkerProcess, thread: int, *, cancel: bool) -> None:
+        """Ask for the stacks because of what the thread serves now."""
+        self.overdue.begin(worker, thread, row_of(self.family, worker, thread).serial, cancel=cancel)
+
     def collect(self, count: int) -> None:
         """Look until so many entries are written, in both logs."""
 
@@ -104,7 +108,7 @@ def test_a_slow_request_is_written_down(family: Family) -> None:
     worker = family.start_ready(serve_long)
     watch = Watch(family)
     assert watch.overdue.wake(50.0) is None
-    watch.overdue.begin(worker, 1, cancel=False)
+    watch.begin(worker, 1, cancel=False)
     assert watch.overdue.wake(50.0) == pytest.approx(50.0, abs=0.1)
     watch.collect(1)
     assert watch.overdue.wake(50.0) is None
@@ -122,7 +126,7 @@ def test_a_slow_request_is_written_down(family: Family) -> None:
 def test_without_a_slow_log(family: Family) -> None:
     worker = family.start_ready(serve_long)
     watch = Watch(family, slow_log=False)
-    watch.overdue.begin(worker, 2, cancel=False)
+    watch.begin(worker, 2, cancel=False)
     watch.collect(1)
     ((message, text, level),) = watch.log.blocks
     assert "POST /second" in message
@@ -133,7 +137,7 @@ def test_without_a_slow_log(family: Family) -> None:
 def test_one_that_has_had_its_time_is_interrupted(family: Family) -> None:
     worker = family.start_ready(serve_long)
     watch = Watch(family)
-    watch.overdue.begin(worker, 2, cancel=True)
+    watch.begin(worker, 2, cancel=True)
     watch.collect(1)
     ((message, text, level),) = watch.log.blocks
     assert message.startswith("fastcgi POST /second: ")
@@ -152,9 +156,9 @@ def test_several_of_one_worker(family: Family) -> None:
     worker = family.start_ready(serve_long)
     watch = Watch(family)
     for _ in range(3):
-        watch.overdue.begin(worker, 1, cancel=False)
-        watch.overdue.begin(worker, 2, cancel=True)
-        watch.overdue.begin(worker, 1, cancel=True)
+        watch.begin(worker, 1, cancel=False)
+        watch.begin(worker, 2, cancel=True)
+        watch.begin(worker, 1, cancel=True)
     watch.collect(3)
     assert [("/first" in message, "/second" in message) for message, _, _ in watch.log.blocks] == [
         (False, True), (True, False)
@@ -170,7 +174,7 @@ def test_several_workers(family: Family) -> None:
     watch = Watch(family)
     start = time.monotonic()
     for worker in workers:
-        watch.overdue.begin(worker, 1, cancel=True)
+        watch.begin(worker, 1, cancel=True)
     watch.collect(2)
     assert time.monotonic() - start < 0.9
     watch.collect(3)
@@ -184,7 +188,7 @@ def test_several_workers(family: Family) -> None:
 def test_a_thread_that_is_idle(family: Family) -> None:
     worker = family.start_ready(serve_long)
     watch = Watch(family)
-    watch.overdue.begin(worker, 0, cancel=True)
+    watch.begin(worker, 0, cancel=True)
     assert watch.overdue.wake(1.0) is None
 
 
@@ -194,7 +198,7 @@ def test_a_request_that_ends_meanwhile(family: Family) -> None:
     watch = Watch(family)
     seat = family.board.seat(worker.slot, 1, 11)  # in the worker's place
     serial = seat.serial
-    watch.overdue.begin(worker, 1, cancel=True)
+    watch.begin(worker, 1, cancel=True)
     seat.end("fastcgi", "200 OK", 5.0, time.monotonic())
     seat.begin("fastcgi", b"GET /next", time.monotonic())
     watch.collect(1)
@@ -214,9 +218,9 @@ def test_a_request_that_has_ended_before_it_is_looked_at(family: Family) -> None
     serial = seat.serial
     seat.end("fastcgi", "200 OK", 5.0, time.monotonic())
     seat.begin("fastcgi", b"GET /next", time.monotonic())
-    watch.overdue.begin(worker, 1, cancel=True, serial=serial)
+    watch.overdue.begin(worker, 1, serial, cancel=True)
     assert watch.overdue.wake(1.0) is None
-    watch.overdue.begin(worker, 1, cancel=True, serial=serial + 1)
+    watch.overdue.begin(worker, 1, serial + 1, cancel=True)
     watch.collect(1)
     assert "GET /next" in watch.log.blocks[0][0]
 
@@ -226,7 +230,7 @@ def test_a_worker_that_dies_meanwhile(family: Family, cancel: bool) -> None:
     """What it was serving is written, with the stacks if they have come."""
     worker = family.start_ready(serve_long)
     watch = Watch(family)
-    watch.overdue.begin(worker, 1, cancel=cancel)
+    watch.begin(worker, 1, cancel=cancel)
     assert worker.stacks is not None
     stacks = worker.stacks
     within(lambda: "in hang" in stacks.read(0), "the stacks have come")
@@ -249,5 +253,5 @@ def test_a_worker_that_is_about_to_be_reaped(family: Family) -> None:
     watch = Watch(family)
     family.kill(worker)
     os.waitpid(worker.pid, 0)
-    watch.overdue.begin(worker, 1, cancel=True)
+    watch.begin(worker, 1, cancel=True)
     assert watch.overdue.wake(1.0) is None

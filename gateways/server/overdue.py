@@ -47,9 +47,9 @@ class Overdue:
         self.timeouts = 0
 
     def begin(self, worker: WorkerProcess, thread: int, serial: int, *, cancel: bool) -> None:
-        """Ask for the stacks of ``worker`` because of request ``serial`` of one thread; ``cancel`` that when they are there.
+        """Ask for the stacks of ``worker`` because of request ``serial`` of a thread; ``cancel`` it when they are there.
 
-        The thread may have gone on to the next one since the policy had its facts: that is not meant.
+        The thread may have gone on to the next request since the policy had its facts: that one is not meant.
 
         A dump that is being written will do for what was served already when it was asked for. For the rest the policy
         asks again.

@@ -47,7 +47,7 @@ class Overdue:
         self.timeouts = 0
 
     def begin(self, worker: WorkerProcess, thread: int, serial: int, *, cancel: bool) -> None:
-        """Ask for the stacks of ``worker`` because of request ``serial`` of a thread; ``cancel`` it when they are there.
+        """Ask for the stacks of ``worker`` for request ``serial`` of ``thread``; ``cancel`` it when they are there.
 
         The thread may have gone on to the next request since the policy had its facts: that one is not meant.
 

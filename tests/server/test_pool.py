@@ -14,6 +14,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -531,27 +532,30 @@ def process(threads: int, limit: int = 0) -> Iterator[tuple[subprocess.Popen[str
             server.send_signal(signal.SIGKILL)
 
 
-def cpu_ticks(pid: int) -> int:
-    """CPU time so far, in clock ticks (proc(5))."""
-    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
+def wakings(pid: int) -> int:
+    """How often the threads of a process have gone to sleep so far, on their own accord (proc(5))."""
+    total = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        fields = dict(line.split(":", 1) for line in (thread / "status").read_text().splitlines())
+        total += int(fields["voluntary_ctxt_switches"])
+    return total
 
 
-needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
-
-
-@needs_proc
-def test_idle_cpu_is_nothing() -> None:
-    with contextlib.ExitStack() as stack:
-        servers = [stack.enter_context(process(threads)) for threads in (1, 4)]
-        for _, address in servers:
-            with Peer(address) as peer:
-                peer.get()
-        time.sleep(0.3)
-        before = [cpu_ticks(server.pid) for server, _ in servers]
-        time.sleep(2)
-        assert [cpu_ticks(server.pid) for server, _ in servers] == before
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+@pytest.mark.parametrize("threads", [1, 4])
+def test_idle_it_sleeps(threads: int) -> None:
+    """Once the request is over, no thread wakes up for two seconds."""
+    with process(threads) as (server, address):
+        with Peer(address) as peer:
+            peer.get()
+        deadline = time.monotonic() + 20
+        before, since = wakings(server.pid), time.monotonic()
+        while time.monotonic() - since < 2:
+            assert time.monotonic() < deadline, "some thread wakes up again and again"
+            time.sleep(0.05)
+            now = wakings(server.pid)
+            if now != before:
+                before, since = now, time.monotonic()
 
 
 @pytest.mark.parametrize("threads", [1, 4])

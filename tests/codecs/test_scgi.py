@@ -11,7 +11,9 @@ from gateways.codecs.pairs import encode_scgi_headers
 from gateways.codecs.scgi import SCGICodec
 from gateways.errors import LimitExceeded, MalformedMessage, TruncatedMessage
 from gateways.limits import DEFAULT_LIMITS, Limits
-from tests.codecs.vectors import LATIN1, MORE, NAMES, OFFSETS, Fault, Vector, any_wire, check, chop, cuts, run
+from gateways.testing.noise import chop, cuts
+from gateways.testing.noisy import any_wire
+from tests.codecs.vectors import LATIN1, MORE, NAMES, OFFSETS, Fault, Vector, check, run
 
 HOLDS: Final = DEFAULT_LIMITS.params_bytes + 12  # the digits, the colon and the comma
 

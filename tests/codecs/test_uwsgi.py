@@ -12,7 +12,9 @@ from gateways.codecs.pairs import encode_uwsgi_vars
 from gateways.codecs.uwsgi import UWSGICodec
 from gateways.errors import LimitExceeded, MalformedMessage
 from gateways.limits import DEFAULT_LIMITS, Limits
-from tests.codecs.vectors import LATIN1, MORE, NAMES, OFFSETS, Fault, Vector, any_wire, check, chop, cuts, run
+from gateways.testing.noise import chop, cuts
+from gateways.testing.noisy import any_wire
+from tests.codecs.vectors import LATIN1, MORE, NAMES, OFFSETS, Fault, Vector, check, run
 
 HOLDS: Final = 4 + 65_535
 PONG: Final = b"\x64\0\0\1"

@@ -49,6 +49,7 @@ _ROLES: Final = {"responder": 1, "authorizer": 2}
 _MOST: Final = 65_535
 _JUNK: Final = b"\1\6\0\1\0\0\0\0" * 32  # padding that looks like records
 _LONG: Final = st.lists(st.booleans(), max_size=4)
+_TURNS: Final = st.lists(st.integers(0, 5), max_size=30)
 _PADDING: Final = st.lists(st.integers(0, 255), max_size=4)
 
 
@@ -64,20 +65,27 @@ def _stream(draw: st.DrawFn, kind: int, number: int, data: bytes) -> list[Record
     return [Record(kind, number, piece) for piece in chop(data, at) if piece] + [Record(kind, number)]
 
 
-def _request(draw: st.DrawFn, number: int, asked: WireRequest) -> list[Record]:
+@st.composite
+def _carried(
+    draw: st.DrawFn, requests: st.SearchStrategy[WireRequest], streams: st.SearchStrategy[int]
+) -> tuple[int, WireRequest, list[Record]]:
+    """Draw a request together with its records: what is drawn together is left out together when it shrinks."""
+    number, asked = draw(streams), draw(requests)
     content = bytes([0, _ROLES[asked.role], int(asked.keep), 0, 0, 0, 0, 0])
     block = encode_pairs(asked.params, draw(_LONG))
-    body = _stream(draw, STDIN, number, asked.body) if asked.role != "authorizer" else []
-    return [Record(BEGIN, number, content), *_stream(draw, PARAMS, number, block), *body]
+    body = _stream(draw, STDIN, number, asked.body)
+    if asked.role == "authorizer":  # it has no such stream (section 6.3)
+        body = []
+    return number, asked, [Record(BEGIN, number, content), *_stream(draw, PARAMS, number, block), *body]
 
 
 def _weave(draw: st.DrawFn, wires: list[list[Record]]) -> list[Record]:
     """Mix the records of several requests, each one's in their order."""
     left = [list(wire) for wire in wires]
     mixed = []
-    for turn in draw(st.lists(st.integers(0, len(left) - 1), max_size=30)) if len(left) > 1 else []:
-        mixed += left[turn][:1]
-        del left[turn][:1]
+    for turn in draw(_TURNS):
+        mixed += left[turn % len(left)][:1]
+        del left[turn % len(left)][:1]
     return mixed + [each for wire in left for each in wire]
 
 
@@ -122,20 +130,14 @@ def request_images(
     Lengths in 1 or 4 bytes (section 3.4), streams in any records, padding, requests interleaved (section 3.3); with
     ``noise`` also records of ids that are not active (3.3), FCGI_GET_VALUES (4.1) and types that nobody knows (4.2).
     """
-    carried = draw(
-        st.dictionaries(
-            ids() if streams is None else streams,
-            any_requests() if requests is None else requests,
-            min_size=1,
-            max_size=most,
-        )
-    )
-    wire = _weave(draw, [_request(draw, number, asked) for number, asked in carried.items()])
+    one = _carried(any_requests() if requests is None else requests, ids() if streams is None else streams)
+    carried = draw(st.lists(one, min_size=1, max_size=most, unique_by=lambda each: each[0]))
+    wire = _weave(draw, [records for _, _, records in carried])
     if noise:
         wire = _disturb(draw, wire, _TO_APPLICATION)
     return Image(
         _padded(draw, wire),
-        {number: asked.expected("fastcgi", number) for number, asked in carried.items()},
+        {number: asked.expected("fastcgi", number) for number, asked, _ in carried},
         tuple(each.kind for each in wire if each.stream == 0 and each.kind != GET_VALUES),
         tuple(
             tuple(name for name in _NAMES if name.encode() in each.content) for each in wire if each.kind == GET_VALUES

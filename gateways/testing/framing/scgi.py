@@ -16,6 +16,7 @@ from gateways.testing.requests import requests as any_requests
 __all__ = [
     "RESPONSE_RULES",
     "RULES",
+    "headers",
     "illegal_requests",
     "illegal_responses",
     "netstring",

@@ -6,7 +6,6 @@ from typing import Final
 
 from hypothesis import strategies as st
 
-from gateways.codecs.events import Event
 from gateways.testing.framing import Illegal, Image
 from gateways.testing.framing.illegal import breach, chosen, rules
 from gateways.testing.model import HTTPRequest
@@ -27,7 +26,10 @@ def _chunks(draw: st.DrawFn, body: bytes) -> bytes:
     return b"".join(chunks) + draw(st.sampled_from([b"0", b"000"])) + extension + b"\r\n" + trailers + b"\r\n"
 
 
-def _one(draw: st.DrawFn, request: HTTPRequest, stream: int) -> tuple[bytes, list[Event]]:
+@st.composite
+def _framed(draw: st.DrawFn, requests: st.SearchStrategy[HTTPRequest]) -> tuple[bytes, HTTPRequest, str | None, bool]:
+    """Draw a request together with its bytes; tell its Content-Length, and whether it is chunked."""
+    request = draw(requests)
     case = draw(st.sampled_from(["", "lower", "upper"]))
     blank = draw(st.sampled_from([" ", "", "\t", "  "]))
     after = draw(st.sampled_from(["", " ", "\t"]))
@@ -48,7 +50,7 @@ def _one(draw: st.DrawFn, request: HTTPRequest, stream: int) -> tuple[bytes, lis
         lines.append(f"{cased}:{blank}{value}{after}")
     wire = "\r\n".join([*lines, "", ""]).encode("latin-1")
     wire += _chunks(draw, request.body) if chunked else request.body
-    return wire, request.expected(stream, length, chunked=chunked)
+    return wire, request, length, chunked
 
 
 @st.composite
@@ -62,16 +64,13 @@ def request_images(
 
     Bodies have a Content-Length or come in chunks, names come in any case, with or without blanks round the value.
     """
-    asked = [
-        *draw(st.lists(http_requests(last=False), max_size=most - 1)),
-        draw(http_requests() if requests is None else requests),
-    ]
-    wire = b""
-    expected = {}
-    for stream, request in enumerate(asked, 1):
-        data, expected[stream] = _one(draw, request, stream)
-        wire += data
-    return Image(wire, expected)
+    before = draw(st.lists(_framed(http_requests(last=False)), max_size=most - 1))
+    asked = [*before, draw(_framed(http_requests() if requests is None else requests))]
+    expected = {
+        stream: request.expected(stream, length, chunked=chunked)
+        for stream, (_, request, length, chunked) in enumerate(asked, 1)
+    }
+    return Image(b"".join([wire for wire, *_ in asked]), expected)
 
 
 def _fields(*fields: bytes) -> st.SearchStrategy[bytes]:

@@ -80,8 +80,12 @@ def params(draw: st.DrawFn, protocol: str = "fastcgi", most: int = 5) -> Pairs:
     """Draw parameters without CONTENT_LENGTH; one may come twice, where that has a meaning; seldom one is large."""
     first = draw(st.lists(st.tuples(names(protocol), values(protocol)), max_size=most, unique_by=lambda pair: pair[0]))
     result = list(first)
-    if draw(st.booleans()) and first:
-        name, value = draw(st.sampled_from(first))
+    if draw(st.booleans()):
+        repeatable = [*first, ("HTTP_COOKIE", "a=1"), ("HTTP_VIA", "a"), ("PATH_INFO", "/a"), ("REMOTE_USER", "a")]
+        name, value = draw(st.sampled_from(repeatable))
+        if name not in dict(first):
+            result.append((name, value))
+        value = dict(result)[name]
         if name in LAST_COUNTS or (name.startswith("HTTP_") and name not in ONE_VALUE):
             value = draw(values(protocol))
         result.insert(draw(st.integers(0, len(result))), (name, value))
@@ -102,7 +106,7 @@ def bodies(most: int = 40) -> st.SearchStrategy[bytes]:
 @cache
 @st.composite
 def requests(draw: st.DrawFn, protocol: str = "fastcgi", *, most: int = 5) -> WireRequest:
-    """Requests of ``fastcgi``, ``scgi`` or ``uwsgi``, with ``most`` parameters of their own or one more.
+    """Requests of ``fastcgi``, ``scgi`` or ``uwsgi``, with ``most`` parameters of their own, or two more.
 
     SCGI's and uwsgi's have a body only where CONTENT_LENGTH promises it; FastCGI's may go without.
     """

@@ -15,7 +15,7 @@ from tests.conform.fake_single import SCGIFake, UWSGIFake
 from tests.conform.fakes import Fake
 
 PATIENT = 5.0
-HASTY = 0.15
+HASTY = 0.1
 """For servers that hang: nothing but a failure is expected of these."""
 PACKETS = 10
 """How often a case about packets is tried: the system may join two that were sent apart."""
@@ -47,6 +47,7 @@ FASTCGI = {
     "params.*over-64k": "params-64k",
     "params.none": "no-params-hang",
     "params.bad.*": "lenient",
+    "params.survives.*": "fatal-errors",
     "params.much.*": "fatal-much",
     "stdin.body.*": "body-plus",
     "stdin.records.*": "first-stdin-record",

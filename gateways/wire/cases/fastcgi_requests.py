@@ -315,9 +315,9 @@ CASES: Final[list[Case]] = [
         "two requests, the higher id first",
         IDS,
         "MUST",
-        interleaved(2, 50, lambda number: 3 - number),
+        interleaved(2, 1_000, lambda number: 3 - number),
     ),
-    Case("fastcgi.multiplex.8", "eight interleaved requests", IDS, "MUST", interleaved(8, 100)),
+    Case("fastcgi.multiplex.8", "eight interleaved requests", IDS, "MUST", interleaved(8, 1_000)),
     Case("fastcgi.multiplex.as-told", "two at once where FCGI_MPXS_CONNS is 1", "FastCGI 1.0, 4.1", "MUST", as_told),
     Case("fastcgi.multiplex.beside-open", "a whole request while another waits for its body", IDS, "MUST", beside_open),
     *(

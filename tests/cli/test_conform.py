@@ -80,7 +80,7 @@ def test_junit(server: Fake, tmp_path: Path) -> None:
 
 
 def test_without_the_echo_application(server: Fake, capfd: pytest.CaptureFixture[str]) -> None:
-    server.breaks("status-500")
+    server.breaks("no-echo")
     assert run(["conform", url(server), "--only", "fastcgi.stdout", "--all"]) == 0
     out = capfd.readouterr().out
     assert "the server does not run the echo application" in out

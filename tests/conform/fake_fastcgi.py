@@ -223,7 +223,7 @@ class FastCGIFake(Fake):
         if content:
             if self.broken != "first-stdin-record" or not asked.body:
                 asked.body += content
-        elif self.broken == "late-taken" and not asked.late:
+        elif self.broken == "late-taken" and asked.body and not asked.late:
             asked.late = True
         else:
             self.answer(sock, active, number, leftover)

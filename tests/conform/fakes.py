@@ -133,7 +133,7 @@ class Fake:
         """The parameters as the application sees them."""
         rule = self.broken
         if rule == "value-off-by-one":
-            params = {name: value + "x" for name, value in params.items()}
+            params = {name: value + "x" * (name == "CONFORM_A") for name, value in params.items()}
         elif rule == "name-off-by-one":
             params = {name[:-1] if name.startswith("CONFORM_N") else name: value for name, value in params.items()}
         elif rule == "100-params":
@@ -162,17 +162,24 @@ class Fake:
             raise End
         if rule == "unread-no-answer" and query.get("read") == "no":
             raise End
-        if rule == "content-length-required" and not params.get("CONTENT_LENGTH"):
+        posts = params.get("REQUEST_METHOD") == "POST"
+        if rule == "content-length-required" and posts and not params.get("CONTENT_LENGTH"):
             return self.plain("411 Length Required"), b""
-        if rule == "zero-refused" and params.get("CONTENT_LENGTH") == "0":
+        if rule == "zero-refused" and posts and params.get("CONTENT_LENGTH") == "0":
             return self.plain("400 Bad Request"), b""
         length = params.get("CONTENT_LENGTH", "")
         if rule != "any-length" and length and not (length.isascii() and length.isdigit() and len(length) < 19):
             return self.plain(STATUS_OF_REFUSAL), b""
         params = self.changed(params)
-        if rule == "body-plus":
+        if rule == "body-plus" and posts:
             body += b"x"
-        code = "200" if rule == "status-200" else "500" if rule == "status-500" else query.get("status", "200")
+        code = (
+            "200"
+            if rule == "status-200"
+            else "500"
+            if rule == "status-500" and "status" in query
+            else query.get("status", "200")
+        )
         if "size" in query:
             size = int(query["size"])
             content = (b"0123456789abcdef" * (size // 16 + 1))[:size]
@@ -183,7 +190,9 @@ class Fake:
             content = b"\n".join([*lines, b"length %d" % len(shown), b"", shown])
         if code in ("204", "304"):
             content = b""
-        if rule == "response-plus":
+        if rule == "no-echo":
+            content = b"hello"
+        if rule == "response-plus" and "size" in query:
             content += b"x"
         errors = query.get("stderr", "").encode()
         if rule == "stderr-in-stdout":

@@ -5,8 +5,8 @@ from fnmatch import fnmatchcase
 
 import pytest
 
-from gateways.wire.case import Case
-from gateways.wire.cases import SUITES
+from gateways.wire.case import Case, Context, Failure
+from gateways.wire.cases import ALIVE, SUITES
 from gateways.wire.conform import probe, run_case, run_cases
 from gateways.wire.report import text_lines
 from gateways.wire.target import Target, parse_target
@@ -84,6 +84,7 @@ FASTCGI = {
     "hostile.values-64k": "eof-hang",
     "hostile.values-*": "fatal-errors",
     "hostile.*": "eof-hang",
+    "response.no-line": "status-line",
     "role.then-next": "role-closes",
     "role.authorizer": "authorizer-waits",
     "role.filter": "filter-hang",
@@ -121,6 +122,7 @@ COUNTED = {
     "connections.interleaved": "body-plus",
 }
 SCGI = COUNTED | {
+    "response.no-line": "status-line",
     "foreign.*": "errors-hang",
     "order.first": "silent",
     "order.*": "order-strict",
@@ -164,7 +166,6 @@ COMMON = {
     "response.stderr": "stderr-in-stdout",
     "response.method.get": "silent",
     "response.method.*": "get-only",
-    "response.no-line": "status-line",
 }
 BREAKS = {"fastcgi": FASTCGI | COMMON, "scgi": SCGI | COMMON, "uwsgi": UWSGI | COMMON}
 """For each case, or group of them, the rule that a server must break to fail it; the first that matches counts."""
@@ -208,6 +209,28 @@ def test_each_case_fails_with_a_server_that_breaks_its_rule(fakes: dict[str, Fak
         if verdict != "pass":
             break
     assert verdict == "fail", rule
+
+
+@pytest.mark.parametrize("protocol", FAKES)
+def test_a_broken_rule_is_a_narrow_one(fakes: dict[str, Fake], protocol: str) -> None:
+    """The plain request is served all the same, so it is the case's own rule that fails it."""
+    fake = fakes[protocol]
+    unserved = set()
+    for rule in {rule_for(case) for case in SUITES[protocol]}:
+        fake.breaks(rule)
+        context = Context(target_of(fake), 1.0, echo=True)
+        try:
+            ALIVE[protocol](context)
+        except Failure:
+            unserved.add(rule)
+        finally:
+            context.close()
+    assert unserved <= {"answers-as-2", "bad-field", "silent"}
+
+
+def test_every_row_is_of_use() -> None:
+    for protocol, suite in SUITES.items():
+        assert {rule_for(case) for case in suite} == set(BREAKS[protocol].values())
 
 
 def test_numbers() -> None:

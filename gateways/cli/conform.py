@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 import click
 
 from gateways.cli.remote import timeout_option
 from gateways.wire.case import Case
 from gateways.wire.conform import Result, choose, probe, run_cases
-from gateways.wire.report import as_dict, case_dict, junit, summary, text_lines
+from gateways.wire.report import as_dict, case_dict, detail_lines, junit, summary, text_lines
 from gateways.wire.target import PROTOCOLS, Target, parse_target
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 __all__ = ["command"]
 
 EXIT_FAILED: Final = 1
 TIMEOUT: Final = 5.0
+STYLES: Final = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 
 
 def take_params(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
@@ -89,8 +93,7 @@ def command(
     if as_json:
         click.echo(json.dumps([as_dict(result) for result in results], indent=1))
     else:
-        for line in text_lines(results, every=every):
-            click.echo(line)
+        show(results, every=every)
         if not echo:
             click.echo("The server does not run the echo application: cases that need it were skipped.")
         click.echo(summary(results))
@@ -107,6 +110,38 @@ def run_all(target: Target, cases: list[Case], timeout: float, *, echo: bool) ->
     with click.progressbar(running, length=len(cases), label=target.protocol, file=sys.stderr, width=24) as bar:
         found.extend(bar)
     return found
+
+
+def show(results: list[Result], *, every: bool) -> None:
+    """Print the results: for a terminal as rich's table where that is installed, else as lines."""
+    if sys.stdout.isatty():
+        try:
+            from rich.console import Console  # noqa: PLC0415 - an extra
+        except ImportError:
+            pass
+        else:
+            console = Console(highlight=False, emoji=False, markup=False)
+            table = rich_table(results, every=every)
+            if table.row_count:
+                console.print(table)
+            return
+    for line in text_lines(results, every=every):
+        click.echo(line)
+
+
+def rich_table(results: list[Result], *, every: bool) -> Table:
+    """The lines of ``text_lines`` in columns; each failure has its details below its title."""
+    from rich.table import Table  # noqa: PLC0415 - an extra
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    table = Table("", "", "case", "what", box=None, pad_edge=False)
+    for result in results:
+        if every or result.verdict == "fail":
+            details = Text("\n".join([result.case.title, *detail_lines(result)]))
+            details.stylize("dim", len(result.case.title))
+            verdict = Text(result.verdict.upper(), STYLES[result.verdict])
+            table.add_row(verdict, result.case.level, Text(result.case.id), details)
+    return table
 
 
 def show_list(cases: list[dict[str, str]], *, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 from gateways.wire.case import Case
 from gateways.wire.conform import Result
 
-__all__ = ["as_dict", "case_dict", "junit", "shown", "summary", "text_lines"]
+__all__ = ["as_dict", "case_dict", "detail_lines", "junit", "shown", "summary", "text_lines"]
 
 SHOWN: Final = 160
 """Bytes of each direction in the text."""
@@ -46,17 +46,23 @@ def text_lines(results: Iterable[Result], *, every: bool = False) -> list[str]:
     for result in rows:
         case = result.case
         lines.append(f"{result.verdict.upper():4} {case.level:6} {case.id:{width}}  {case.title}")
-        if result.verdict == "skip":
-            lines.append(f"       {result.reason}")
-        elif result.verdict == "fail":
-            lines += [
-                f"       section   {case.section}",
-                f"       expected  {result.expected}",
-                f"       got       {printable(result.got)}",
-                f"       sent      {shown(result.sent)}",
-                f"       received  {shown(result.received)}",
-            ]
+        lines += [f"       {line}" for line in detail_lines(result)]
     return lines
+
+
+def detail_lines(result: Result) -> list[str]:
+    """What there is to say of a case that did not pass."""
+    if result.verdict == "skip":
+        return [result.reason]
+    if result.verdict == "pass":
+        return []
+    return [
+        f"section   {result.case.section}",
+        f"expected  {result.expected}",
+        f"got       {printable(result.got)}",
+        f"sent      {shown(result.sent)}",
+        f"received  {shown(result.received)}",
+    ]
 
 
 def printable(text: str) -> str:

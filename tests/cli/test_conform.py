@@ -1,6 +1,15 @@
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -122,3 +131,27 @@ def test_another_protocol_than_the_server_s(capfd: pytest.CaptureFixture[str]) -
     with SCGIFake() as fake:
         assert run(["conform", f"fastcgi://127.0.0.1:{fake.port}/", "--timeout", "300ms"]) == 2
     assert "does not answer a plain request in fastcgi" in capfd.readouterr().err
+
+
+def test_a_terminal_has_a_table_and_progress(server: Fake) -> None:
+    """Both streams are a terminal of 100 columns."""
+    server.breaks("no-stdout-end")
+    ours, theirs = pty.openpty()
+    try:
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+        argv = [sys.executable, "-m", "gateways", "conform", url(server), "--only", "fastcgi.stdout.end"]
+        environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR")}
+        process = subprocess.Popen(
+            argv, stdin=theirs, stdout=theirs, stderr=theirs, env=environment | {"TERM": "xterm"}
+        )
+    finally:
+        os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # what Linux says when the last one has closed the other end
+        while select.select([ours], [], [], 30)[0] and (block := os.read(ours, 65_536)):
+            said += block
+    os.close(ours)
+    assert process.wait(30) == 0
+    assert b"100%" in said
+    assert b"FCGI_STDOUT ends with an empty record" in said
+    assert b"1 cases: 0 pass, 1 fail (1 SHOULD)" in said

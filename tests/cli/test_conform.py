@@ -96,6 +96,14 @@ def test_without_the_echo_application(server: Fake, capfd: pytest.CaptureFixture
     assert "13 cases: 2 pass, 0 fail, 11 skipped, " in out
 
 
+def test_one_that_waits_for_our_close_before_it_takes_the_next(server: Fake, capfd: pytest.CaptureFixture[str]) -> None:
+    """As libfcgi does, for two seconds."""
+    server.breaks("serial-no-echo")
+    assert run(["conform", url(server), "--only", "fastcgi.keep.not", "--timeout", "300ms"]) == 0, (
+        capfd.readouterr().err
+    )
+
+
 def test_a_server_that_dies_is_given_up(server: Fake, capfd: pytest.CaptureFixture[str]) -> None:
     server.breaks("fatal-errors")
     assert run(["conform", url(server), "--only", "fastcgi.hostile.values-bad", "--only", "fastcgi.keep", "--all",

@@ -73,9 +73,7 @@ class Fake:
             sock, _ = self.listener.accept()
             sock.settimeout(5)
             self.handlers = [each for each in self.handlers if each.is_alive()]
-            if (
-                self.broken.startswith("fatal") or self.broken == "serial"
-            ):  # one after another, so that what follows sees it
+            if self.broken.startswith(("fatal", "serial")):  # one after another, so that what follows sees it
                 self.handle(sock)
             else:
                 self.handlers.append(threading.Thread(target=self.handle, args=(sock,)))
@@ -93,7 +91,7 @@ class Fake:
                 self.ending.wait(0.3 if self.broken.startswith("fatal") else HANG)
             # A close with unread bytes would be a reset that overtakes the answer.
             sock.shutdown(socket.SHUT_WR)
-            sock.settimeout(0.05 if self.broken != "serial" else 0.5)
+            sock.settimeout(0.5 if self.broken.startswith("serial") else 0.05)
             deadline = time.monotonic() + 1
             while time.monotonic() < deadline and not self.ending.is_set() and self.drain(sock):
                 pass
@@ -190,7 +188,7 @@ class Fake:
             content = b"\n".join([*lines, b"length %d" % len(shown), b"", shown])
         if code in ("204", "304"):
             content = b""
-        if rule == "no-echo":
+        if rule.endswith("no-echo"):
             content = b"hello"
         if rule == "response-plus" and "size" in query:
             content += b"x"

@@ -42,11 +42,13 @@ ALIVE: Final[dict[str, Callable[[Context], None]]] = {
 def answers_as_echo(context: Context) -> bool:
     """Whether the echo application is behind the server; raises Failure where nothing answers at all, and OSError."""
     trial = Context(context.target, context.seconds, echo=True)
+    echo = True
     try:
         ALIVE[context.target.protocol](trial)
     except Failure:
-        ALIVE[context.target.protocol](context)
-        return False
+        echo = False
     finally:
-        trial.close()
-    return True
+        trial.close()  # libfcgi takes no other connection before
+    if not echo:
+        ALIVE[context.target.protocol](context)
+    return echo

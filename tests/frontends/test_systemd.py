@@ -287,7 +287,7 @@ def test_the_times_that_systemd_waits_follow_from_ours() -> None:
         ("/srv/shop", (), True, True),
         ("/home/shop", (), False, True),
         ("/homes", (), True, True),
-        ("/srv/shop", ("/root/.pyenv/bin/python",), False, True),
+        ("/srv/shop", ("/root/env/bin/python",), False, True),
         ("/tmp/shop", (), True, False),  # noqa: S108 - a text
     ],
 )

@@ -50,9 +50,10 @@ class Reaper:
 
         ``until`` is a time of ``time.monotonic``: 0 is at once, infinity for a script that may go on.
         """
-        process.close_stdin()
         case = _Case(process, errors, done, until, self._grace)
         case.look(time.monotonic())
+        if not case.told:  # to one that is to end the end of half a body would look like that of the whole
+            process.close_stdin()
         with self._news:
             if self._closed:
                 process.signal(signal.SIGKILL)

@@ -585,14 +585,22 @@ def interruptible() -> Iterator[None]:
     """For the import of the application, which may take its time: what asks for the end raises KeyboardInterrupt."""
     before = {number: signal.signal(number, _interrupt) for number in STOP_SIGNALS}
     try:
+        if _stops:  # it came before, and nobody looks for it meanwhile
+            raise KeyboardInterrupt
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _note(number: int, frame: object) -> None:
-    """Do nothing: the wake-up descriptor has the signal's number."""
+_stops: Final[list[int]] = []
+"""The signals that have asked for the end."""
+
+
+def _note(number: int, frame: object) -> None:  # noqa: ARG001  (a signal handler's signature)
+    """Only note it: the wake-up descriptor has the signal's number."""
+    if number in STOP_SIGNALS:
+        _stops.append(number)
 
 
 def _interrupt(number: int, frame: object) -> NoReturn:  # noqa: ARG001  (a signal handler's signature)

@@ -56,14 +56,18 @@ def test_a_script_that_closes_its_standard_output_may_go_on(root: Root, note: Pa
         served.log.only("stderr: late")
 
 
+def reapers() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name == "gateways-reaper"}
+
+
 def test_its_thread_ends_with_the_worker(root: Root) -> None:
     root.sh("leaves", *HEAD, "sleep 60 &")
-    before = set(threading.enumerate())
+    before = reapers()
     with answering(root) as (served, _), served.connect() as peer:
         peer.get("/leaves")
-        started = [each for each in set(threading.enumerate()) - before if each.name == "gateways-reaper"]
-        assert len(started) == 1
-    within(lambda: not started[0].is_alive(), "it ends")
+        within(lambda: reapers() - before, "what the script has left is ended")
+        (started,) = reapers() - before
+    within(lambda: not started.is_alive(), "it ends")
 
 
 def test_nothing_is_left_when_the_worker_ends(root: Root, note: Path) -> None:

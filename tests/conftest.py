@@ -27,5 +27,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(INTEGRATION):
             item.add_marker(pytest.mark.integration)
-        if hasattr(getattr(item, "module", None), "served"):  # tests.server.processes
+        module = getattr(item, "module", None)
+        if hasattr(module, "served") or hasattr(module, "answering"):  # tests.server.processes, tests.apps.scripts
             item.add_marker(pytest.mark.processes)

@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "stop": "Stop a running server.",
     "reopen": "Have a running server open its log files anew.",
     "scale": "Change how many workers a running server has.",
+    "conform": "Check any server against its protocol, rule by rule.",
 }
 """Command, which is also its module in this package -> its line in the help."""
 EXIT_MISTAKE: Final = 2

@@ -14,7 +14,7 @@ from pathlib import Path
 from gateways.apps.choice import Chooser
 from gateways.apps.script import ScriptApp
 from gateways.limits import ScriptLimits, Timeouts
-from tests.codecs.fastcgi_wire import rec
+from gateways.testing.framing.fastcgi_records import rec
 from tests.server.peers import SECONDS, Peer
 from tests.server.pools import TIMEOUTS, MemoryLog, Served, within
 from tests.servers import open_directory, require

@@ -14,8 +14,8 @@ from termios import TIOCOUTQ
 import pytest
 
 from gateways.limits import ScriptLimits
+from gateways.testing.framing.fastcgi_records import ABORT, rec
 from tests.apps.scripts import HEAD, MIB, Root, Sender, alive, answering, pid_in, receive, rss
-from tests.codecs.fastcgi_wire import ABORT, rec
 from tests.server.peers import PROTOCOLS, SECONDS, head_of, request, reset
 from tests.server.pools import within
 

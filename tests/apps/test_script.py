@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gateways.apps.pump import Failed
+from gateways.testing.framing.fastcgi_records import begin, pairs, rec
 from tests.apps.scripts import HEAD, Root, answering
-from tests.codecs.fastcgi_wire import begin, pairs, rec
 from tests.server.peers import PROTOCOLS, request
 
 

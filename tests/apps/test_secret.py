@@ -12,7 +12,7 @@ from gateways.apps import Exchange, WatchedExchange
 from gateways.apps.secret import SecretApp
 from gateways.codecs.events import Event, Request, ResponseHead
 from gateways.errors import PeerClosed
-from tests.codecs.fastcgi_wire import BEGIN, PARAMS, STDIN, pair, rec
+from gateways.testing.framing.fastcgi_records import BEGIN, PARAMS, STDIN, pair, rec
 from tests.server.peers import PROTOCOLS, Peer, params_of
 from tests.server.pools import MemoryLog, Served, reply, within
 

@@ -26,8 +26,8 @@ from gateways.errors import (
     TruncatedMessage,
 )
 from gateways.limits import Limits
+from gateways.testing.framing.fastcgi_records import Record, encode_pairs as pairs
 from tests.backends import backend, gateways, socket_directory
-from tests.wire import Record, pairs
 
 PROTOCOLS = ["fastcgi", "scgi", "uwsgi"]
 SECONDS = 10.0

@@ -27,7 +27,7 @@ from gateways.codecs.fastcgi import FastCGICodec
 from gateways.codecs.refusal import error_response
 from gateways.errors import LimitExceeded, LocalProtocolError, MalformedMessage, RemoteProtocolError, TruncatedMessage
 from gateways.limits import DEFAULT_LIMITS, Limits
-from tests.codecs.fastcgi_wire import (
+from gateways.testing.framing.fastcgi_records import (
     ABORT,
     BEGIN,
     DATA,
@@ -55,21 +55,9 @@ from tests.codecs.fastcgi_wire import (
     unknown_type,
     values_result,
 )
-from tests.codecs.vectors import (
-    LATIN1,
-    MORE,
-    NAMES,
-    OFFSETS,
-    Denied,
-    Fault,
-    Vector,
-    any_wire,
-    check,
-    chop,
-    cuts,
-    plain,
-    run,
-)
+from gateways.testing.noise import chop, cuts
+from gateways.testing.noisy import any_wire
+from tests.codecs.vectors import LATIN1, MORE, NAMES, OFFSETS, Denied, Fault, Vector, check, plain, run
 
 RECORD: Final = 8 + 65_535 + 255  # the longest record
 MALFORMED: Final = Fault(MalformedMessage)

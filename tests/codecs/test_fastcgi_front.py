@@ -24,20 +24,16 @@ from gateways.codecs.fastcgi_front import FastCGIFrontCodec
 from gateways.codecs.fronts import FRONT_CODECS
 from gateways.errors import LimitExceeded, LocalProtocolError, MalformedMessage, RemoteProtocolError, TruncatedMessage
 from gateways.limits import Limits
-from tests.wire import (
+from gateways.testing.framing.fastcgi_records import (
     NOISE_TO_FRONT,
-    Fault,
     Record,
-    RefusedFault,
     add_noise,
     add_padding,
-    feed,
-    pairs,
+    encode_pairs as pairs,
     records,
-    runs,
     split_streams,
-    truncations,
 )
+from tests.wire import Fault, RefusedFault, feed, runs, truncations
 
 MALFORMED = Fault(MalformedMessage, 502, "")
 TRUNCATED = Fault(TruncatedMessage, 502, "")

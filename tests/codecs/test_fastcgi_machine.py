@@ -14,7 +14,7 @@ from gateways.codecs.fastcgi import FastCGICodec
 from gateways.codecs.refusal import error_response
 from gateways.errors import LimitExceeded, LocalProtocolError, MalformedMessage, RemoteProtocolError, TruncatedMessage
 from gateways.limits import Limits
-from tests.codecs.fastcgi_wire import (
+from gateways.testing.framing.fastcgi_records import (
     ABORT,
     BEGIN,
     DATA,
@@ -35,7 +35,8 @@ from tests.codecs.fastcgi_wire import (
     unknown_type,
     values_result,
 )
-from tests.codecs.vectors import MORE, OFFSETS, Denied, Fault, chop, fault, plain
+from gateways.testing.noise import chop
+from tests.codecs.vectors import MORE, OFFSETS, Denied, Fault, fault, plain
 
 MOST: Final = 2
 LIMITS: Final = Limits(params_bytes=60, params_count=4, body_bytes=12, requests_per_connection=MOST)

@@ -19,7 +19,8 @@ from gateways.codecs.pairs import (
     parse_uwsgi_vars,
 )
 from gateways.errors import LimitExceeded, LocalProtocolError, MalformedMessage, RemoteProtocolError
-from tests.codecs.vectors import LATIN1, NAMES, mutated
+from gateways.testing.noisy import mutated
+from tests.codecs.vectors import LATIN1, NAMES
 
 Parse = Callable[[bytes, int], dict[str, str]]
 Pairs = list[tuple[str, str]]

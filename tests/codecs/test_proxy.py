@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 
 from gateways.codecs.proxy import Source, parse_proxy_header
 from gateways.errors import LimitExceeded, MalformedMessage, RemoteProtocolError
-from tests.codecs.vectors import any_wire
+from gateways.testing.noisy import any_wire
 
 SIGNATURE: Final = b"\r\n\r\n\0\r\nQUIT\n"
 BEHIND: Final = (b"GET / HTTP/1.1\r\n", b"\1\1\0\1\0\10\0\0", b"\r\n", b"\n", b"\0", b"PROXY ", SIGNATURE, b" ")

@@ -12,7 +12,10 @@ from gateways.codecs.pairs import encode_scgi_headers
 from gateways.codecs.scgi import SCGICodec
 from gateways.errors import LimitExceeded, MalformedMessage, TruncatedMessage
 from gateways.limits import DEFAULT_LIMITS, Limits
-from tests.codecs.vectors import LATIN1, MORE, NAMES, OFFSETS, Fault, Vector, any_wire, check, chop, cuts, run
+from gateways.testing.framing.scgi import headers as encode_headers, netstring as head
+from gateways.testing.noise import chop, cuts
+from gateways.testing.noisy import any_wire
+from tests.codecs.vectors import LATIN1, MORE, NAMES, OFFSETS, Fault, Vector, check, run
 
 HOLDS: Final = DEFAULT_LIMITS.params_bytes + 12  # the digits, the colon and the comma
 
@@ -23,12 +26,8 @@ SPECIFICATION: Final = (
 )
 
 
-def head(block: bytes) -> bytes:
-    return b"%d:%s," % (len(block), block)
-
-
 def wire(body: bytes = b"", **headers: str) -> bytes:
-    return head(b"".join(f"{name}\0{value}\0".encode("latin-1") for name, value in headers.items())) + body
+    return head(encode_headers(headers.items())) + body
 
 
 def served(message: bytes, params: dict[str, str], body: bytes = b"") -> Vector:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import struct
 from typing import Final
 
 import pytest
@@ -12,18 +11,17 @@ from gateways.codecs.pairs import encode_uwsgi_vars
 from gateways.codecs.uwsgi import UWSGICodec
 from gateways.errors import LimitExceeded, MalformedMessage
 from gateways.limits import DEFAULT_LIMITS, Limits
-from tests.codecs.vectors import LATIN1, MORE, NAMES, OFFSETS, Fault, Vector, any_wire, check, chop, cuts, run
+from gateways.testing.framing.uwsgi import packet, variables as encode_variables
+from gateways.testing.noise import chop, cuts
+from gateways.testing.noisy import any_wire
+from tests.codecs.vectors import LATIN1, MORE, NAMES, OFFSETS, Fault, Vector, check, run
 
 HOLDS: Final = 4 + 65_535
 PONG: Final = b"\x64\0\0\1"
 
 
-def packet(block: bytes, modifier1: int = 0, modifier2: int = 0) -> bytes:
-    return struct.pack("<BHB", modifier1, len(block), modifier2) + block
-
-
 def variables(params: dict[str, str]) -> bytes:
-    return b"".join(struct.pack("<H", len(text)) + text.encode("latin-1") for pair in params.items() for text in pair)
+    return encode_variables(params.items())
 
 
 def wire(body: bytes = b"", **params: str) -> bytes:

@@ -1,13 +1,12 @@
-"""What the codecs' tests share: the outcome of some bytes, the ways to split them, and bytes that are nearly right.
+"""What the codecs' tests share: the outcome of some bytes, however they are split.
 
 It knows the Codec protocol and the events, and no codec.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 from hypothesis import settings, strategies as st
@@ -15,10 +14,10 @@ from hypothesis import settings, strategies as st
 from gateways.codecs import Codec
 from gateways.codecs.events import Body, Closed, Event, Refused
 from gateways.errors import LimitExceeded, RemoteProtocolError, TruncatedMessage
+from gateways.testing.noise import cuts, splits
+from gateways.testing.noisy import offsets
 
 Make: TypeAlias = Callable[[], Codec]
-
-_EVERY = 400  # up to this many bytes, every split is tried; of longer wires the two ends and a sample
 
 
 class Fault(NamedTuple):
@@ -100,27 +99,6 @@ def run(make: Make, pieces: Iterable[bytes], *, join: bool = False, most: int = 
     return Outcome(plain(events, join=join), None, "", sent, codec.closing)
 
 
-def cuts(size: int) -> list[int]:
-    if size <= _EVERY:
-        return list(range(1, size))
-    edge = _EVERY // 2
-    return sorted({*range(1, edge), *range(edge, size - edge, 1 + size // 50), *range(size - edge, size)})
-
-
-def chop(wire: bytes, at: Iterable[int]) -> list[bytes]:
-    """Cut at these offsets, in any order and each taken modulo the length."""
-    ends = [0, *sorted(offset % (len(wire) + 1) for offset in at), len(wire)]
-    return [wire[start:end] for start, end in pairwise(ends)]
-
-
-def splits(wire: bytes) -> Iterator[list[bytes]]:
-    """In one piece; byte by byte; in every two pieces."""
-    yield [wire]
-    yield chop(wire, cuts(len(wire)))
-    for at in cuts(len(wire)):
-        yield [wire[:at], wire[at:]]
-
-
 def check(
     make: Make, vector: Vector, *, join: bool = False, trailing: Sequence[bytes] = (), most: int = 1 << 40
 ) -> None:
@@ -163,29 +141,8 @@ def assert_starts(events: Sequence[object], first: Sequence[object]) -> None:
     assert list(events[: len(first)]) == list(first)
 
 
-@st.composite
-def mutated(draw: st.DrawFn, wires: Sequence[bytes]) -> bytes:
-    """One of the wires, or two, with a few bytes changed, dropped, put in or repeated."""
-    wire = draw(st.sampled_from(wires))
-    if draw(st.booleans()):
-        wire += draw(st.sampled_from(wires))
-    for _ in range(draw(st.integers(0, 3))):
-        start = draw(st.integers(0, len(wire)))
-        end = min(len(wire), start + draw(st.integers(0, 6)))
-        put = draw(st.one_of(st.binary(max_size=6), st.just(wire[start:end] * 2), st.just(b"")))
-        wire = wire[:start] + put + wire[end:]
-    return wire
-
-
-def any_wire(wires: Sequence[bytes]) -> st.SearchStrategy[bytes]:
-    """Any bytes, any bytes after a valid start, and valid bytes with errors in them."""
-    valid = st.sampled_from(wires)
-    starts = valid.flatmap(lambda wire: st.integers(0, len(wire)).map(lambda end: wire[:end]))
-    return st.one_of(st.binary(max_size=80), st.builds(bytes.__add__, starts, st.binary(max_size=60)), mutated(wires))
-
-
 MORE = settings(max_examples=4 * settings().max_examples)  # where most of the work is
-OFFSETS = st.lists(st.integers(0, 1 << 20), max_size=12)
+OFFSETS = offsets()
 LATIN1 = st.text(st.characters(max_codepoint=255))
 NAMES = LATIN1.filter(lambda name: name and not name.startswith("wsgi."))
 """Names of parameters that reach the application."""

@@ -24,8 +24,15 @@ from gateways.client.blocking import request_params
 from gateways.codecs.events import Abort, Body, EndOfResponse, Refused, Request, ResponseHead
 from gateways.codecs.fastcgi_front import FastCGIFrontCodec
 from gateways.errors import GatewayError
+from gateways.testing.framing.fastcgi_records import (
+    NOISE_TO_APPLICATION,
+    Record,
+    add_noise,
+    add_padding,
+    encode_pairs as pairs,
+    split_params,
+)
 from tests.backends import backend, gateways, socket_directory
-from tests.wire import NOISE_TO_APPLICATION, Record, add_noise, add_padding, pairs, split_params
 
 SECONDS = 10.0
 A_WHILE = 1.0

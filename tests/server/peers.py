@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, TypeAlias, final
 
-from tests.codecs.fastcgi_wire import END, KEEP, STDERR, STDIN, STDOUT, begin, pairs, rec, request as fastcgi_request
+from gateways.testing.framing.fastcgi_records import (
+    END,
+    KEEP,
+    STDERR,
+    STDIN,
+    STDOUT,
+    begin,
+    pairs,
+    rec,
+    request as fastcgi_request,
+)
 
 __all__ = [
     "PROTOCOLS",

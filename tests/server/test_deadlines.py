@@ -26,7 +26,7 @@ from gateways.limits import Timeouts
 from gateways.server.deadlines import INTERRUPT, Deadlines
 from gateways.server.observed import ObservedApp
 from gateways.server.scoreboard import Board, Row
-from tests.codecs.fastcgi_wire import STDIN, begin, pairs, rec
+from gateways.testing.framing.fastcgi_records import STDIN, begin, pairs, rec
 from tests.server.forks import ended, forked
 from tests.server.peers import PROTOCOLS, SECONDS, Answer, Peer, head_of, request
 from tests.server.pools import TIMEOUTS, Gate, MemoryLog, Served, reply, within

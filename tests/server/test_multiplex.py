@@ -19,7 +19,19 @@ from gateways.apps.wsgi import WSGIApp
 from gateways.codecs.events import Body, EndOfResponse, ErrorOutput, ResponseHead
 from gateways.errors import BodyError, PeerClosed
 from gateways.limits import Limits, Timeouts
-from tests.codecs.fastcgi_wire import ABORT, END, KEEP, PARAMS, STDIN, STDOUT, ask, begin, pair, pairs, rec
+from gateways.testing.framing.fastcgi_records import (
+    ABORT,
+    END,
+    KEEP,
+    PARAMS,
+    STDIN,
+    STDOUT,
+    ask,
+    begin,
+    pair,
+    pairs,
+    rec,
+)
 from tests.server.peers import SECONDS, Answer, Peer, answer_of, head_of, request
 from tests.server.pools import Gate, MemoryLog, Served, reply, within
 

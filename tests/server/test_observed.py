@@ -23,7 +23,7 @@ from gateways.server.exchange import Exchange as ServersExchange
 from gateways.server.logfiles import LogTarget, open_target
 from gateways.server.observed import ObservedApp, queue_time
 from gateways.server.scoreboard import BUCKETS, Board, Row
-from tests.codecs.fastcgi_wire import request as fastcgi_request
+from gateways.testing.framing.fastcgi_records import request as fastcgi_request
 from tests.server.peers import PROTOCOLS, request
 from tests.server.pools import Gate, MemoryLog, Served, hello, reply, within
 

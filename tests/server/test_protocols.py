@@ -22,7 +22,7 @@ from gateways.limits import DEFAULT_LIMITS, Limits, Timeouts
 from gateways.server.admission import Networks
 from gateways.server.multiplex import MultiplexConnection
 from gateways.server.protocols import BehindProxy, Protocols
-from tests.codecs.fastcgi_wire import ask, pairs
+from gateways.testing.framing.fastcgi_records import ask, pairs
 from tests.server.peers import PROTOCOLS, Peer, head_of, request
 from tests.server.pools import TIMEOUTS, MemoryLog, Served, reply, within
 

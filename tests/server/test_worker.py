@@ -12,7 +12,7 @@ import pytest
 from gateways.server.admission import Admission
 from gateways.server.worker import way_of
 from gateways.settings import Settings
-from tests.codecs.fastcgi_wire import ask, pairs
+from gateways.testing.framing.fastcgi_records import ask, pairs
 from tests.server.peers import request
 from tests.server.processes import gone, needs_proc, private_memory, served
 from tests.servers import wait_until

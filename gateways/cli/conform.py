@@ -1,0 +1,156 @@
+"""``gateways conform URL``: a conformance run against any live FastCGI, SCGI or uwsgi server.
+
+Exit code 0: no MUST has failed; 1: one has (with ``--strict``, also a SHOULD); 2: it could not be run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+import click
+
+from gateways.cli.remote import timeout_option
+from gateways.wire.case import Case
+from gateways.wire.conform import Result, choose, probe, run_cases
+from gateways.wire.report import as_dict, case_dict, detail_lines, junit, summary, text_lines
+from gateways.wire.target import PROTOCOLS, Target, parse_target
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["command"]
+
+EXIT_FAILED: Final = 1
+TIMEOUT: Final = 5.0
+STYLES: Final = {"pass": "green", "fail": "bold red", "skip": "yellow"}
+
+
+def take_params(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
+    """Read NAME=VALUE, any number of times."""
+    params: dict[str, str] = {}
+    for text in value:
+        name, mark, rest = text.partition("=")
+        if not mark or not name:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE", ctx, param)
+        params[name] = rest.encode("utf-8", "surrogateescape").decode("latin-1")
+    return params
+
+
+@click.command
+@click.argument("url", required=False)
+@click.option(
+    "--param",
+    "params",
+    multiple=True,
+    callback=take_params,
+    metavar="NAME=VALUE",
+    help="A parameter of every request, such as SCRIPT_FILENAME for php-fpm and fcgiwrap.",
+)
+@click.option(
+    "--only", multiple=True, metavar="ID", help="These cases: an id, the beginning of one, or a pattern with *."
+)
+@click.option(
+    "--list", "as_list", is_flag=True, help="Show the cases and run none; without URL those of every protocol."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: an array, one object a case.")
+@click.option("--junit", "junit_file", type=click.File("wb", lazy=True), metavar="FILE", help="Write JUnit XML, too.")
+@click.option("--all", "every", is_flag=True, help="Show also the cases that pass or are skipped.")
+@click.option("--strict", is_flag=True, help="A SHOULD that fails counts like a MUST.")
+@timeout_option(TIMEOUT, "How long the server may do nothing in a case")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    url: str | None,
+    params: dict[str, str],
+    only: tuple[str, ...],
+    as_list: bool,
+    as_json: bool,
+    junit_file: BinaryIO | None,
+    every: bool,
+    strict: bool,
+    timeout: float,
+) -> int:
+    """Check a live server against its protocol, rule by rule.
+
+    URL is fastcgi://HOST:PORT/path or fastcgi+unix:///path/of.sock, and so for scgi and uwsgi. The server should run
+    the echo application (gateways.wire.echo.echo_wsgi:application, echo.php, echo.c); without it only the cases that
+    look at the protocol alone are run. Half of the cases send what no web server sends: not for production.
+    """
+    target = parse_target(url, params) if url is not None else None
+    cases = choose(target.protocol if target else None, only)
+    if as_list:
+        show_list([case_dict(case) for case in cases], as_json=as_json)
+        return 0
+    if target is None:
+        raise click.UsageError("which server? URL is missing", ctx)
+    echo = probe(target, timeout)
+    results = run_all(target, cases, timeout, echo=echo)
+    if junit_file is not None:
+        junit_file.write(junit(results, f"gateways conform {target.protocol}"))
+        junit_file.close()
+    if as_json:
+        click.echo(json.dumps([as_dict(result) for result in results], indent=1))
+    else:
+        show(results, every=every)
+        if not echo:
+            click.echo("The server does not run the echo application: cases that need it were skipped.")
+        click.echo(summary(results))
+    counted = ("MUST", "SHOULD") if strict else ("MUST",)
+    return EXIT_FAILED if any(each.verdict == "fail" and each.case.level in counted for each in results) else 0
+
+
+def run_all(target: Target, cases: list[Case], timeout: float, *, echo: bool) -> list[Result]:
+    """Run, with progress on a terminal."""
+    found: list[Result] = []
+    running = run_cases(target, cases, timeout, echo=echo)
+    if not sys.stderr.isatty():
+        return list(running)
+    with click.progressbar(running, length=len(cases), label=target.protocol, file=sys.stderr, width=24) as bar:
+        found.extend(bar)
+    return found
+
+
+def show(results: list[Result], *, every: bool) -> None:
+    """Print the results: for a terminal as rich's table where that is installed, else as lines."""
+    if sys.stdout.isatty():
+        try:
+            from rich.console import Console  # noqa: PLC0415 - an extra
+        except ImportError:
+            pass
+        else:
+            console = Console(highlight=False, emoji=False, markup=False)
+            table = rich_table(results, every=every)
+            if table.row_count:
+                console.print(table)
+            return
+    for line in text_lines(results, every=every):
+        click.echo(line)
+
+
+def rich_table(results: list[Result], *, every: bool) -> Table:
+    """The lines of ``text_lines`` in columns; each failure has its details below its title."""
+    from rich.table import Table  # noqa: PLC0415 - an extra
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    table = Table("", "", "case", "what", box=None, pad_edge=False)
+    for result in results:
+        if every or result.verdict == "fail":
+            details = Text("\n".join([result.case.title, *detail_lines(result)]))
+            details.stylize("dim", len(result.case.title))
+            verdict = Text(result.verdict.upper(), STYLES[result.verdict])
+            table.add_row(verdict, result.case.level, Text(result.case.id), details)
+    return table
+
+
+def show_list(cases: list[dict[str, str]], *, as_json: bool) -> None:
+    """``--list``."""
+    if as_json:
+        click.echo(json.dumps(cases, indent=1))
+        return
+    width = max(len(case["id"]) for case in cases)
+    for case in cases:
+        click.echo(f"{case['id']:{width}}  {case['level']:6}  {case['needs']:4}  {case['title']} ({case['section']})")
+    per = {protocol: sum(case["id"].startswith(protocol + ".") for case in cases) for protocol in PROTOCOLS}
+    click.echo(", ".join(f"{count} {protocol}" for protocol, count in per.items() if count))

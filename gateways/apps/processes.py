@@ -17,8 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from gateways.apps.spawning import make_spawner
 from gateways.limits import ScriptLimits
@@ -31,8 +30,7 @@ _CPU_GRACE: Final = 1  # seconds between SIGXCPU and SIGKILL
 _LONGEST_PAUSE: Final = 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """As whom a script runs."""
 
     uid: int
@@ -141,13 +139,13 @@ class Launcher:
     def __init__(self, limits: ScriptLimits) -> None:
         self._shell = shell_of(limits)
         self._spawner = make_spawner()
-        self._null = os.open(os.devnull, os.O_RDONLY)
+        self._devnull = os.open(os.devnull, os.O_RDONLY)
 
     def close(self) -> None:
         """Give the descriptor back."""
-        null, self._null = self._null, -1
-        if null >= 0:
-            os.close(null)
+        devnull, self._devnull = self._devnull, -1
+        if devnull >= 0:
+            os.close(devnull)
 
     def start(
         self, argv: Sequence[str], env: Mapping[str, str], directory: str, identity: Identity | None, *, stdin: bool
@@ -155,7 +153,7 @@ class Launcher:
         """Start a script in ``directory``; ``stdin``: it has something to read. Raises OSError, ValueError."""
         opened: list[int] = []
         try:
-            theirs, ours = self._null, -1
+            theirs, ours = self._devnull, -1
             if stdin:
                 theirs, ours = pipe(opened)
                 os.set_blocking(ours, False)

@@ -24,6 +24,7 @@ from gateways.apps.wsgi import WSGIApp
 from gateways.errors import BodyError, RequestTimeout
 from gateways.limits import Timeouts
 from gateways.server.deadlines import INTERRUPT, Deadlines
+from gateways.server.multiplex import MultiplexConnection
 from gateways.server.observed import ObservedApp
 from gateways.server.scoreboard import Board, Row
 from gateways.testing.framing.fastcgi_records import STDIN, begin, pairs, rec
@@ -145,6 +146,11 @@ class Application:
         body = environ["wsgi.input"].read()
         start_response("200 OK", [])
         return [b"read " + body]
+
+    def late(self, environ: Environ, start_response: Start) -> Iterable[bytes]:
+        """Reads its body when the test says so."""
+        self.gates[environ["PATH_INFO"]].wait()
+        return self.read(environ, start_response)
 
 
 class Timed:
@@ -510,6 +516,24 @@ def test_a_kept_connection_whose_body_comes_late(threads: int) -> None:
             assert peer.keep_get("/after").body == b"quick /after"
         timed.await_idle()
         assert timed.counted() == {("fastcgi", "5xx"): 3, ("fastcgi", "2xx"): 3}
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_nothing_is_raised_in_a_thread_that_takes_its_connections_lock_to_read(threads: int) -> None:
+    """CPython 3.10 might leave the lock held."""
+    timed = Timed("fastcgi", threads=threads)
+    with timed.served as served, served.connect() as peer:
+        peer.send(head_of("fastcgi", "/late", length=6, keep=True))
+        timed.application.gates["/late"].await_waiting(1)
+        (exchange,) = timed.deadlines._serving.values()
+        connection = exchange.connection
+        assert isinstance(connection, MultiplexConnection)
+        with connection.lock:
+            timed.application.gates["/late"].open()
+            within(lambda: exchange.sheltered, "the thread is in the server's own code", SECONDS / 3)
+        peer.stdin(1, b"abcdef", end=True)
+        assert peer.next_answer()[1].body == b"read abcdef"
+        assert peer.keep_get("/after").body == b"quick /after"
 
 
 # -- several requests of one connection -------------------------------------------------------------------------------

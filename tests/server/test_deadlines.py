@@ -814,6 +814,49 @@ def test_what_is_traced_after_a_request_that_was_timed_out() -> None:
         assert ended(pid) == 0
 
 
+class Holding(Application):
+    """Comes back with locks held, as CPython 3.10 may have it where RequestTimeout is raised at the end of a with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.locks: list[Any] = []
+
+    def hold(self, environ: Environ, start_response: Start) -> Iterable[bytes]:
+        for lock in self.locks:
+            lock.acquire()
+        if environ["PATH_INFO"] == "/hold/raise":
+            raise RequestTimeout
+        return self.quick(environ, start_response)
+
+
+@every_protocol
+@some_threads
+@pytest.mark.parametrize("path", ["/hold", "/hold/raise"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_lock_that_is_left_held(protocol: str, threads: int, path: str, times: int) -> None:
+    """It is released at the end of the request, or nobody would be answered any more."""
+    application = Holding()
+    timed = Timed(protocol, threads=threads, application=application)
+    locks = [timed.served.pool.guard, timed.deadlines._answering]
+    application.locks = locks * times
+    with timed.served as served:
+        with served.connect() as peer:
+            peer.send(request(protocol, path))
+            assert peer.answer().status == (504 if path == "/hold/raise" else 200)
+        timed.await_idle()
+        for lock in locks:
+            assert lock.acquire(timeout=SECONDS / 3), "no other thread gets it"
+            lock.release()
+        with served.connect() as peer:
+            peer.send(request(protocol, "/loop"))
+            timed.cancel("/loop")
+            assert answers_504(peer.answer())
+        for _ in range(threads):
+            with served.connect() as peer:
+                assert peer.get("/after").body == b"quick /after"
+        assert timed.log.lines == []
+
+
 # -- slow clients -----------------------------------------------------------------------------------------------------
 
 

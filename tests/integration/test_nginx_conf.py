@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from gateways.server.rundir import SYSTEM
 from tests.integration.conftest import Estate, copy_parameters
 from tests.integration.fronts import NGINX_CONF
 from tests.servers import LOOPBACK, Nginx, free_port, open_directory
@@ -42,6 +43,11 @@ def test_the_readme_names_every_file() -> None:
     assert {
         name for name in re.findall(r"`([\w.-]+\.(?:conf|fastcgi|scgi|uwsgi|http))`", readme) if name not in files
     } == set()
+
+
+def test_no_socket_lies_where_a_server_keeps_nginx_out() -> None:
+    """The README's reason: the directory of the control sockets is for root alone."""
+    assert [file.name for file in NGINX_CONF.glob("*.conf") if f"{SYSTEM}/gateways/" in file.read_text()] == []
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

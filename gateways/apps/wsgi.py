@@ -123,13 +123,6 @@ class ErrorStream:
         else:
             self._log.output(exchange, text)
 
-    def detach(self) -> None:
-        """The request is over: what is left is sent, and what comes later goes to our log. Raises RequestTimeout."""
-        try:
-            self.flush()
-        finally:
-            self.sends = False
-
 
 class WSGIApp:
     """A WSGI application as an App: one object for all requests of a worker.
@@ -193,9 +186,11 @@ class WSGIApp:
             self._log.exception(exchange, "the application raised", error)
             response.fail(500)
         finally:
-            if errors.text:
-                errors.detach()
-            errors.sends = False
+            try:
+                if errors.text:
+                    errors.flush()
+            finally:
+                errors.sends = False  # what comes later goes to our log
 
 
 class _Response:

@@ -37,7 +37,6 @@ class Homeless:
         self._refused_until = -float("inf")
         self._lost: Counter[str] = Counter()
         self._tell_at = -float("inf")
-
         self._over = False
 
     def __len__(self) -> int:

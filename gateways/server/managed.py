@@ -22,6 +22,7 @@ from gateways.server.listener import Listener
 from gateways.server.poller import make_poller
 from gateways.server.pool import Pool
 from gateways.server.protocols import Protocols
+from gateways.server.signals import note_signals
 
 __all__ = ["serve_managed"]
 
@@ -74,10 +75,7 @@ class _Leave:
         for fd in (self.fd, self._signalled):
             os.set_blocking(fd, False)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        signal.set_wakeup_fd(self._signalled, warn_on_full_buffer=False)
-        for number in LEAVE:
-            signal.signal(number, self._note)
-        os.register_at_fork(after_in_child=self._forget)
+        note_signals(LEAVE, self._signalled, self._note)
 
     def _note(self, number: int, frame: object) -> None:  # noqa: ARG002  (the signature of a handler)
         """The wake-up descriptor has the signal's number; a second signal ends the process at once."""
@@ -87,15 +85,6 @@ class _Leave:
         elif now > self._asked + _AGAIN:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-
-    def _forget(self) -> None:
-        """In a process that the application has forked: a signal for it must end it, and must not end this one."""
-        found = signal.set_wakeup_fd(-1)
-        if found not in (-1, self._signalled):  # the application's own
-            signal.set_wakeup_fd(found)
-        for number in LEAVE:
-            if signal.getsignal(number) == self._note:
-                signal.signal(number, signal.SIG_DFL)
 
     def on_ready(self) -> None:
         """Look which signals have come: the application may have handlers for others."""

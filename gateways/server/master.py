@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from gateways.build import version_line
 from gateways.errors import ConfigError
@@ -24,16 +24,16 @@ from gateways.server.handover import GONE, Handed
 from gateways.server.overdue import Overdue
 from gateways.server.process import WorkerProcess, signal_name
 from gateways.server.service import Service
+from gateways.server.signals import STOP_SIGNALS, note
 from gateways.server.status import Gauge, Tally, listener_status, times_status, workers_status
 from gateways.server.unfinished import record_unfinished
 from gateways.server.workers import Workers
 
-__all__ = ["EXIT_BOOT", "EXIT_CONFIG", "EXIT_OK", "SIGNALS", "Master", "interruptible"]
+__all__ = ["EXIT_BOOT", "EXIT_CONFIG", "EXIT_OK", "SIGNALS", "Master"]
 
 EXIT_OK: Final = 0
 EXIT_CONFIG: Final = 2
 EXIT_BOOT: Final = 3
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 SIGNALS: Final = (
     *STOP_SIGNALS, signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU
 )  # fmt: skip
@@ -117,7 +117,7 @@ class Master:
     def noting_signals(self) -> Iterator[None]:
         """For the time of the server: note the signals, from which on none is lost and none kills."""
         wakeup = signal.set_wakeup_fd(self._signals_out, warn_on_full_buffer=False)
-        before = {number: signal.signal(number, _note) for number in SIGNALS}
+        before = {number: signal.signal(number, note) for number in SIGNALS}
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # blocked across an exec
         try:
             yield
@@ -578,30 +578,3 @@ class Master:
         self._exit = code
         self._graceful = 0.0
         self._stop("")
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """For the import of the application, which may take its time: what asks for the end raises KeyboardInterrupt."""
-    before = {number: signal.signal(number, _interrupt) for number in STOP_SIGNALS}
-    try:
-        if _stops:  # it came before, and nobody looks for it meanwhile
-            raise KeyboardInterrupt
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-_stops: Final[list[int]] = []
-"""The signals that have asked for the end."""
-
-
-def _note(number: int, frame: object) -> None:  # noqa: ARG001  (a signal handler's signature)
-    """Only note it: the wake-up descriptor has the signal's number."""
-    if number in STOP_SIGNALS:
-        _stops.append(number)
-
-
-def _interrupt(number: int, frame: object) -> NoReturn:  # noqa: ARG001  (a signal handler's signature)
-    raise KeyboardInterrupt

@@ -302,8 +302,7 @@ class MultiplexConnection(Connection):
 
     def pull(self, body: RequestBody) -> None:
         """Read for ``body``, or wait while another thread does; return when there is news for it (BodySource)."""
-        with self.lock:
-            exchange = self._exchange_of(body)
+        exchange = self._exchange_of(body)
         if exchange is None or exchange.ended:
             body.fail(BodyError("the request is over"))
         elif self.pool.timed:
@@ -349,12 +348,14 @@ class MultiplexConnection(Connection):
                 self._read_for_all()
         return exchange.aborted or self.eof
 
-    def _read_for_all(self) -> None:
-        """A thread that serves a request has read: pass on what came, and the reading side."""
+    def _read_for_all(self, body: RequestBody | None = None) -> None:
+        """A thread that serves a request has read, for ``body``: pass on what came, and the reading side."""
         for other in self.backlog:
             self.pool.submit(other)
         self.backlog = []
         with self.lock:
+            if body is not None:
+                self.readers.remove(body)
             self.reading = False
             if self.arrived is not None:
                 self.arrived.notify_all()
@@ -378,15 +379,7 @@ class MultiplexConnection(Connection):
             else:
                 self.take(data)
         finally:
-            for other in self.backlog:
-                self.pool.submit(other)
-            self.backlog = []
-            with self.lock:
-                self.readers.remove(body)
-                self.reading = False
-                if self.arrived is not None:
-                    self.arrived.notify_all()
-                self._settle()
+            self._read_for_all(body)
 
     def _await_turn(self, body: RequestBody) -> bool:
         """Become the one that reads, with the lock held; False where another thread has brought news first."""
@@ -422,7 +415,8 @@ class MultiplexConnection(Connection):
 
     def _exchange_of(self, body: RequestBody) -> Exchange | None:
         """Return the request of ``body``, while it is served."""
-        for exchange in self.exchanges.values():
+        # The lock is not for threads into which an exception may be raised; and list() lets no other thread run.
+        for exchange in list(self.exchanges.values()):
             if exchange.body is body:
                 return exchange
         return None

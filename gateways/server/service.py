@@ -32,6 +32,7 @@ from gateways.server.notify import Notifier
 from gateways.server.outlets import Outlets
 from gateways.server.process import WorkerProcess
 from gateways.server.scoreboard import Board
+from gateways.server.signals import interruptible, note_signals
 from gateways.server.sockets import UnixListener, bind, cleanup
 from gateways.server.upgrade import Upgrade
 from gateways.server.worker import LEAVE, Place, run_worker
@@ -331,10 +332,7 @@ class Service:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         # Ctrl-C reaches the whole group, as a killall does that was meant for the master, and that tells us. They are
         # not ignored, since programs that the application starts would inherit that.
-        for number in _NOTED:
-            signal.signal(number, _note)
-        signal.set_wakeup_fd(wakeup_out, warn_on_full_buffer=False)
-        os.register_at_fork(after_in_child=lambda: _forget(wakeup_out))
+        note_signals(_NOTED, wakeup_out)
         try:
             with contextlib.suppress(FileNotFoundError):  # it was there at the start
                 os.chdir(settings.chdir)  # a symbolic link may lead elsewhere since the last reload
@@ -418,8 +416,6 @@ def _read(handover: str) -> Handed:
 
 def _preload(service: Service, taken_over: bool) -> int:
     """Load the application here; returns an exit code other than 0 where that fails and nobody serves."""
-    from gateways.server.master import interruptible  # noqa: PLC0415  (it knows Service)
-
     settings = service.settings
     privileges.drop(settings.user, settings.group, settings.umask, settings.chroot, service.log)
     sys.path.insert(0, os.getcwd())
@@ -433,17 +429,3 @@ def _preload(service: Service, taken_over: bool) -> int:
         if not taken_over:
             return _BOOT if error.__cause__ is not None else _CONFIG
     return 0
-
-
-def _note(number: int, frame: object) -> None:
-    """Do nothing: the wake-up descriptor has the signal's number."""
-
-
-def _forget(wakeup: int) -> None:
-    """In a process that the application has forked: a signal for it must end it, and must not end the worker."""
-    found = signal.set_wakeup_fd(-1)
-    if found not in (-1, wakeup):  # the application's own
-        signal.set_wakeup_fd(found)
-    for number in _NOTED:
-        if signal.getsignal(number) is _note:
-            signal.signal(number, signal.SIG_DFL)

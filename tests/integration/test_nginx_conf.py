@@ -7,9 +7,10 @@ import subprocess
 
 import pytest
 
-from tests.integration.conftest import Estate
+from gateways.server.rundir import SYSTEM
+from tests.integration.conftest import Estate, copy_parameters
 from tests.integration.fronts import NGINX_CONF
-from tests.servers import Nginx
+from tests.servers import LOOPBACK, Nginx, free_port, open_directory
 
 PROTOCOLS = ("fastcgi", "scgi", "uwsgi")
 
@@ -18,6 +19,18 @@ PROTOCOLS = ("fastcgi", "scgi", "uwsgi")
 def test_nginx_accepts_the_files(estate: Estate, group: str) -> None:
     server = estate.group(group)
     assert isinstance(server, Nginx)
+    assert_accepted(server)
+
+
+def test_nginx_accepts_all_that_is_for_scripts_at_once() -> None:
+    with open_directory() as directory:
+        copy_parameters(directory)
+        port = free_port()
+        text = "".join((NGINX_CONF / name).read_text() for name in ("scripts.conf", "git.conf"))
+        assert_accepted(Nginx(directory, text.replace("listen 80;", f"listen {LOOPBACK}:{port};"), [port]))
+
+
+def assert_accepted(server: Nginx) -> None:
     done = subprocess.run([*server.argv, "-t"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "[warn]" not in done.stderr
@@ -30,6 +43,11 @@ def test_the_readme_names_every_file() -> None:
     assert {
         name for name in re.findall(r"`([\w.-]+\.(?:conf|fastcgi|scgi|uwsgi|http))`", readme) if name not in files
     } == set()
+
+
+def test_no_socket_lies_where_a_server_keeps_nginx_out() -> None:
+    """The README's reason: the directory of the control sockets is for root alone."""
+    assert [file.name for file in NGINX_CONF.glob("*.conf") if f"{SYSTEM}/gateways/" in file.read_text()] == []
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

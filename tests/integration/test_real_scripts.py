@@ -106,7 +106,7 @@ def published(top: Path, servers: dict[str, ScriptServer], port: int, repositori
     changes = {}
     for name in ("git", "cgit", "gitweb"):
         address = servers[name].address["fastcgi", "unix"] if name in servers else "/nowhere"
-        changes[f"server unix:/run/gateways/{name}.sock;"] = f"server unix:{address};"
+        changes[f"server unix:/run/git/{name}.sock;"] = f"server unix:{address};"
     changes |= {
         "listen 80;": f"listen {LOOPBACK}:{port};",
         "server_name git.example;": "server_name localhost;",

@@ -24,6 +24,7 @@ from gateways.apps.wsgi import WSGIApp
 from gateways.errors import BodyError, RequestTimeout
 from gateways.limits import Timeouts
 from gateways.server.deadlines import INTERRUPT, Deadlines
+from gateways.server.multiplex import MultiplexConnection
 from gateways.server.observed import ObservedApp
 from gateways.server.scoreboard import Board, Row
 from gateways.testing.framing.fastcgi_records import STDIN, begin, pairs, rec
@@ -145,6 +146,11 @@ class Application:
         body = environ["wsgi.input"].read()
         start_response("200 OK", [])
         return [b"read " + body]
+
+    def late(self, environ: Environ, start_response: Start) -> Iterable[bytes]:
+        """Reads its body when the test says so."""
+        self.gates[environ["PATH_INFO"]].wait()
+        return self.read(environ, start_response)
 
 
 class Timed:
@@ -512,6 +518,24 @@ def test_a_kept_connection_whose_body_comes_late(threads: int) -> None:
         assert timed.counted() == {("fastcgi", "5xx"): 3, ("fastcgi", "2xx"): 3}
 
 
+@pytest.mark.parametrize("threads", [2, 4])
+def test_nothing_is_raised_in_a_thread_that_takes_its_connections_lock_to_read(threads: int) -> None:
+    """CPython 3.10 might leave the lock held."""
+    timed = Timed("fastcgi", threads=threads)
+    with timed.served as served, served.connect() as peer:
+        peer.send(head_of("fastcgi", "/late", length=6, keep=True))
+        timed.application.gates["/late"].await_waiting(1)
+        (exchange,) = timed.deadlines._serving.values()
+        connection = exchange.connection
+        assert isinstance(connection, MultiplexConnection)
+        with connection.lock:
+            timed.application.gates["/late"].open()
+            within(lambda: exchange.sheltered, "the thread is in the server's own code", SECONDS / 3)
+        peer.stdin(1, b"abcdef", end=True)
+        assert peer.next_answer()[1].body == b"read abcdef"
+        assert peer.keep_get("/after").body == b"quick /after"
+
+
 # -- several requests of one connection -------------------------------------------------------------------------------
 
 
@@ -788,6 +812,49 @@ def test_what_is_traced_after_a_request_that_was_timed_out() -> None:
 
     with forked(body) as pid:
         assert ended(pid) == 0
+
+
+class Holding(Application):
+    """Comes back with locks held, as CPython 3.10 may have it where RequestTimeout is raised at the end of a with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.locks: list[Any] = []
+
+    def hold(self, environ: Environ, start_response: Start) -> Iterable[bytes]:
+        for lock in self.locks:
+            lock.acquire()
+        if environ["PATH_INFO"] == "/hold/raise":
+            raise RequestTimeout
+        return self.quick(environ, start_response)
+
+
+@every_protocol
+@some_threads
+@pytest.mark.parametrize("path", ["/hold", "/hold/raise"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_lock_that_is_left_held(protocol: str, threads: int, path: str, times: int) -> None:
+    """It is released at the end of the request, or nobody would be answered any more."""
+    application = Holding()
+    timed = Timed(protocol, threads=threads, application=application)
+    locks = [timed.served.pool.guard, timed.deadlines._answering]
+    application.locks = locks * times
+    with timed.served as served:
+        with served.connect() as peer:
+            peer.send(request(protocol, path))
+            assert peer.answer().status == (504 if path == "/hold/raise" else 200)
+        timed.await_idle()
+        for lock in locks:
+            assert lock.acquire(timeout=SECONDS / 3), "no other thread gets it"
+            lock.release()
+        with served.connect() as peer:
+            peer.send(request(protocol, "/loop"))
+            timed.cancel("/loop")
+            assert answers_504(peer.answer())
+        for _ in range(threads):
+            with served.connect() as peer:
+                assert peer.get("/after").body == b"quick /after"
+        assert timed.log.lines == []
 
 
 # -- slow clients -----------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ import time
 
 import pytest
 
-from gateways.server import master
 from tests.server.peers import Peer, request
 from tests.server.processes import SOURCE, App, children, descriptors, gone, listens, needs_proc, run_command, served
 from tests.servers import open_directory, wait_until
@@ -516,21 +515,6 @@ def test_idle_master_sleeps() -> None:
         before = ticks()
         time.sleep(1)
         assert ticks() == before
-
-
-def test_asked_to_stop_just_before_it_loads_the_application_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody looks at the signal before the import is over, and that may take for ever."""
-    monkeypatch.setattr(master, "_stops", [])
-    with master.interruptible():
-        pass
-    master._note(signal.SIGHUP, None)
-    with master.interruptible():
-        pass
-    master._note(signal.SIGTERM, None)
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyboardInterrupt), master.interruptible():
-        pytest.fail("the import begins")
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])

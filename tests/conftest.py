@@ -17,8 +17,9 @@ INTEGRATION = Path(__file__).parent / "integration"
 # No deadlines: on a busy machine they measure the neighbours.
 settings.register_profile("dev", deadline=None, max_examples=50)
 settings.register_profile(
-    "ci", deadline=None, max_examples=200, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+    "ci", deadline=None, max_examples=100, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
+settings.register_profile("few", deadline=None, max_examples=10)  # on the other Pythons of tests/run
 settings.register_profile("thorough", settings.get_profile("ci"), max_examples=10_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "dev"))
 

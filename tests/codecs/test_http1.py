@@ -774,7 +774,7 @@ def cut(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[first:second] for first, second in pairwise(places)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings().max_examples // 2)
 @given(noise, st.lists(st.integers(0, 10_000), max_size=5))
 def test_any_bytes_give_events_or_a_remote_error_at_any_split(data: bytes, cuts: list[int]) -> None:
     small = Limits(params_bytes=80, params_count=4, body_bytes=8)
@@ -794,7 +794,6 @@ values = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_c
 bodies = st.none() | st.binary(max_size=40) | st.lists(st.binary(min_size=1, max_size=40), max_size=4)
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -843,7 +842,6 @@ def test_requests_round_trip(
     assert (events, error) == (expected, None)
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from([GET, HEAD_REQUEST, OLD, OLD_KEPT, CLOSE]),
     st.lists(st.binary(max_size=20), max_size=4),

@@ -212,7 +212,7 @@ def stack() -> Iterator[contextlib.ExitStack]:
 WORKERS = ("--workers", "2", "--threads", "4")
 
 
-@pytest.mark.parametrize(("kind", "count"), [("unix", 50), ("tcp", 20)])
+@pytest.mark.parametrize(("kind", "count"), [("unix", 50), ("tcp", 10)])
 def test_reloads_in_a_row(stack: contextlib.ExitStack, kind: str, count: int) -> None:
     estate = Estate(stack, WORKERS, kind)
     with estate.load() as load:

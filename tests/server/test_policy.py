@@ -590,7 +590,7 @@ def is_due(worker: WorkerFacts, given_facts: Facts, now: float) -> bool:
     )
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings().max_examples // 2)
 @given(any_facts, times)
 def test_rules(given_facts: Facts, now: float) -> None:
     actions, wake = decide(given_facts, now)
@@ -631,7 +631,7 @@ def test_rules(given_facts: Facts, now: float) -> None:
         assert wake is not None if backing_off else len(at_work) + coming + spawned >= size
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings().max_examples // 2)
 @given(any_facts, times, st.floats(0, 1))
 def test_until_the_wake_nothing_changes(given_facts: Facts, now: float, fraction: float) -> None:
     actions, wake = decide(given_facts, now)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 @contextlib.contextmanager

@@ -64,7 +64,7 @@ class Done:
 def as_cgi(argv: Sequence[str | Path], body: bytes = b"", **variables: str | None) -> Done:
     """Run a program as a CGI script; its stdin ends behind ``body``."""
     done = subprocess.run(
-        [sys.executable, *argv], env=cgi_environ(variables), input=body, capture_output=True, timeout=30, check=False
+        [sys.executable, *argv], env=cgi_environ(variables), input=body, capture_output=True, timeout=60, check=False
     )
     return Done(done.returncode, done.stdout, done.stderr.decode())
 

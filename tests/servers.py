@@ -38,7 +38,7 @@ __all__ = [
     "wait_until",
 ]
 
-SECONDS = 20.0
+SECONDS = 60.0
 """The deadline of everything that takes a moment on an idle machine."""
 LOOPBACK = "127.0.0.1"
 APACHE_MODULES = ("/usr/lib/apache2/modules", "/usr/lib64/httpd/modules", "/usr/lib/httpd/modules")

@@ -53,7 +53,7 @@ def test_a_listening_descriptor_0_counts_more_than_the_environment(tmp_path: Pat
 def test_from_a_shell(tmp_path: Path, stdin: int | None) -> None:
     script = write_script(tmp_path, HELLO, "gateways.run(application)\nprint('not here')")
     done = subprocess.run(
-        [sys.executable, script], stdin=stdin, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, script], stdin=stdin, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 2
     assert done.stdout == ""

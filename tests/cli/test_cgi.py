@@ -73,7 +73,7 @@ def test_no_such_application(site: Path) -> None:
 def test_from_a_shell(site: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "gateways", "cgi", "site_", "--chdir", site], stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=30, check=False,
+        capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("gateways: this program is for a web server to start")

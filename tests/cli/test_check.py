@@ -30,7 +30,7 @@ def run(command: str, *arguments: str, cwd: Path) -> Done:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 
@@ -244,7 +244,7 @@ def test_ctrl_c_ends_it_all(tmp_path: Path) -> None:
         try:
             wait_until((tmp_path / "pid").exists, "the application is being loaded")
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=20)
+            _, err = process.communicate(timeout=60)
         finally:
             process.kill()
     assert process.returncode == 130
@@ -257,7 +257,7 @@ def test_without_standard_streams(tmp_path: Path) -> None:
     done = subprocess.run(
         ["/bin/sh", "-c", f"{sys.executable} -m gateways check site_:app >&- 2>&-"],
         cwd=tmp_path,
-        timeout=30,
+        timeout=60,
         check=False,
     )
     assert done.returncode == 0

@@ -150,7 +150,7 @@ def test_nginx_runs_as_long_as_the_server(install: Install, capsys: pytest.Captu
         on_ready()
         line = next(line for line in capsys.readouterr().out.splitlines() if line.endswith("/fastcgi/"))
         seen.append(int(line.rpartition(":")[2].partition("/")[0]))
-        connection = http.client.HTTPConnection("127.0.0.1", seen[0], timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", seen[0], timeout=30)
         connection.request("GET", "/")
         response = connection.getresponse()
         assert (response.status, response.getheader("Location")) == (302, "/fastcgi/")
@@ -197,7 +197,7 @@ def test_the_real_server_behind_the_real_nginx() -> None:
                     break
             found = {}
             for url in urls:
-                with urllib.request.urlopen(f"{url}env?q=1", timeout=5) as response:  # noqa: S310 - our own URL
+                with urllib.request.urlopen(f"{url}env?q=1", timeout=30) as response:  # noqa: S310 - our own URL
                     answer = json.load(response)
                 found[url.partition(":")[2].partition(":")[2].partition("/")[2]] = (
                     answer["gateways.protocol"],
@@ -217,14 +217,14 @@ def test_the_real_server_behind_the_real_nginx() -> None:
                 capture_output=True,
                 text=True,
                 env=environ,
-                timeout=30,
+                timeout=60,
             )
             assert second.returncode == 2
             assert f"gateways: cannot listen on 127.0.0.1:{port}: the port is in use" in second.stderr
             assert "Traceback" not in second.stderr
         finally:
             process.send_signal(signal.SIGINT)  # not SIGKILL: nginx would stay
-            _, errors = process.communicate(timeout=30)
+            _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     for url in urls:
         with socket.socket() as probe:

@@ -36,7 +36,7 @@ def test_help_imports_no_command_and_none_of_the_package() -> None:
         "import sys; from gateways.cli import run; assert run(['--help']) == 0; "
         "sys.stderr.write(' '.join(name for name in sys.modules if name.startswith('gateways')))"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     assert set(done.stderr.split()) <= {"gateways", "gateways.cli", "gateways.errors"}
 
 

@@ -189,7 +189,7 @@ def test_the_help_loads_no_server(option: str) -> None:
         f"import sys; from gateways.cli import run; assert run(['serve', {option!r}]) == 0; "
         "sys.stderr.write(' '.join(name for name in sys.modules if name.startswith('gateways.server')))"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     assert set(done.stderr.split()) <= {"gateways.server", "gateways.server.address"}
 
 

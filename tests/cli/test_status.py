@@ -180,7 +180,7 @@ def test_the_help_loads_neither_server_nor_extras(command: str) -> None:
         f"import sys; from gateways.cli import run; assert run(['{command}', '--help']) == 0; "
         "sys.stderr.write(' '.join(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60)
     loaded = set(done.stderr.split())
     assert not {name for name in loaded if name.startswith(("rich", "prometheus_client", "ssl", "asyncio"))}
     assert not loaded & {"gateways.server.master", "gateways.server.pool", "gateways.server.metrics"}

@@ -30,7 +30,7 @@ from gateways.testing.framing.fastcgi_records import Record, encode_pairs as pai
 from tests.backends import backend, gateways, socket_directory
 
 PROTOCOLS = ["fastcgi", "scgi", "uwsgi"]
-SECONDS = 10.0
+SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")

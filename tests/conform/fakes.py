@@ -57,7 +57,7 @@ class Fake:
         self.ending.set()
         for thread in [self.thread, *self.handlers]:
             if thread is not threading.current_thread():
-                thread.join(10)
+                thread.join(60)
         self.listener.close()
 
     def breaks(self, rule: str) -> None:

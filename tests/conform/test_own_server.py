@@ -13,7 +13,7 @@ from gateways.wire.target import parse_target
 from tests.servers import Gateways, open_directory, running
 
 APP = "gateways.wire.echo.echo_wsgi:application"
-SECONDS = 10.0
+SECONDS = 30.0
 
 
 @pytest.mark.processes

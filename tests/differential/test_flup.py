@@ -34,7 +34,7 @@ from gateways.testing.framing.fastcgi_records import (
 )
 from tests.backends import backend, gateways, socket_directory
 
-SECONDS = 10.0
+SECONDS = 30.0
 A_WHILE = 1.0
 """How long an answer is awaited that does not come."""
 

@@ -18,7 +18,7 @@ from gateways.frontends import nginx
 from gateways.frontends.nginx import PrivateNginx, configuration, find_nginx, free_port
 from tests.servers import require, wait_until
 
-SECONDS = 10.0
+SECONDS = 30.0
 
 
 class Recorder:

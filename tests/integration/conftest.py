@@ -34,7 +34,7 @@ from tests.servers import (
 HERE = Path(__file__).parent
 APPS = HERE / "apps"
 CERTIFICATE = HERE / "localhost.pem"
-SECONDS = 20.0
+SECONDS = 60.0
 USER, PASSWORD = "me", "secret"
 HTPASSWD = f"{USER}:{{SHA}}5en6G6MezRroT3XKqkdPOmY/BfQ=\n"
 
@@ -126,7 +126,7 @@ class Site:
     def curl(self, *arguments: str, path: str = "/", data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         """Run curl on the path."""
         command = [require("curl"), "-sS", "-g", "--path-as-is", "--max-time", "20", *arguments, self.url + path]
-        return subprocess.run(command, input=data, capture_output=True, check=False, timeout=30)
+        return subprocess.run(command, input=data, capture_output=True, check=False, timeout=60)
 
 
 class Estate:

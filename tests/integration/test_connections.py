@@ -109,7 +109,7 @@ def test_a_stop_lets_running_requests_finish(stack: ExitStack) -> None:
         connection.close()
     process = pair.gateways.process
     assert process is not None
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
 
 
 def test_two_workers_answer_at_the_same_time_and_a_dead_one_is_replaced(stack: ExitStack) -> None:

@@ -24,7 +24,7 @@ from tests.integration.fronts import NGINX_CONF
 from tests.servers import LOOPBACK, Gateways, Nginx, free_port, open_directory, running, wait_until
 
 PROTOCOLS = ("fastcgi", "scgi", "uwsgi", "http")
-SECONDS = 20.0
+SECONDS = 60.0
 
 SITE = """
 import os, time
@@ -192,7 +192,7 @@ class Estate:
         """Run ``gateways`` with a command for this server."""
         command = [sys.executable, "-m", "gateways", *arguments, "--control", self.control]
         return subprocess.run(
-            command, env=self.gateways.env, cwd=self.code, capture_output=True, text=True, timeout=30, check=False
+            command, env=self.gateways.env, cwd=self.code, capture_output=True, text=True, timeout=60, check=False
         )
 
     def untroubled(self) -> None:

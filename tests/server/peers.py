@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 PROTOCOLS: Final = ("fastcgi", "scgi", "uwsgi", "http")
-SECONDS: Final = 10.0
+SECONDS: Final = 30.0
 """The deadline of everything that a test waits for."""
 Address: TypeAlias = str | bytes | tuple[str, int]
 

@@ -215,5 +215,5 @@ def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GATEWAYS_")}
     return subprocess.run(
         [sys.executable, "-m", "gateways", *arguments],
-        env=environment, capture_output=True, text=True, timeout=30, check=False,
+        env=environment, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip

@@ -162,7 +162,7 @@ def in_child(code: str, stdin: int = subprocess.DEVNULL) -> subprocess.Completed
     """Run Python code that uses ``inherited`` in a process with this descriptor 0."""
     source = f"import os, socket\nfrom gateways.server import inherited\n{code}"
     return subprocess.run(
-        [sys.executable, "-c", source], check=False, timeout=30, stdin=stdin, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", source], check=False, timeout=60, stdin=stdin, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -320,7 +320,7 @@ def test_programs_that_the_application_starts_do_not_get_descriptor_0(directory:
 
 def test_a_name_without_a_protocol_is_a_mistake(directory: Path) -> None:
     server = launched(directory, [str(directory / "socket")], "gateways.socket")
-    done = subprocess.run(server.argv, cwd=directory, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(server.argv, cwd=directory, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("gateways: systemd has passed descriptor 3, called 'gateways.socket', and a socket's")
     assert done.stderr.count("\n") == 1

@@ -31,7 +31,7 @@ from gateways.server.logfiles import (
 )
 from tests.server.pools import within
 
-SECONDS = 20.0
+SECONDS = 60.0
 PATIENCE = 1.0  # how long a line waits
 
 Open = Callable[..., LogTarget]

@@ -132,7 +132,7 @@ def test_a_signal_ends_it_after_the_request_that_runs(process: Managed, director
         process.process.send_signal(number)
         (directory / "gate").touch()
         assert peer.answer().status == 200
-    assert process.process.wait(10) == 0
+    assert process.process.wait(60) == 0
     assert process.text() == "at exit\n"
 
 
@@ -145,7 +145,7 @@ def test_who_has_connected_before_the_end_is_served(process: Managed, directory:
         (directory / "gate").touch()
         assert peer.answer().status == 200
         assert other.answer().status == 200
-    assert process.process.wait(10) == 0
+    assert process.process.wait(60) == 0
 
 
 def test_a_second_signal_ends_it_at_once(process: Managed, directory: Path) -> None:
@@ -186,5 +186,5 @@ def test_spawn_fcgi(directory: Path) -> None:
 
 def test_web_servers_that_may_connect(directory: Path) -> None:
     with managed([write_script(directory, APP)], directory, FCGI_WEB_SERVER_ADDRS="nonsense") as process:
-        assert process.process.wait(10) == 2
+        assert process.process.wait(60) == 2
         assert "FCGI_WEB_SERVER_ADDRS" in process.text()

@@ -28,7 +28,7 @@ def run(*arguments: str, directory: str) -> subprocess.CompletedProcess[str]:
         env=environment | {"STEER": directory},
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=False,
     )
 
@@ -273,7 +273,7 @@ def test_nobody_reads_the_log_any_more() -> None:
                 with Peer(str(path), "http") as peer:
                     assert peer.get("/errors").status == 200
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
             process.wait()
@@ -310,7 +310,7 @@ def test_a_worker_that_cannot_flush_does_not_harm_the_others() -> None:
                 wait_until(lambda: gone(second), "the second one has ended")
                 (directory / f"go-{first}").touch()
                 assert [peer.answer().status for peer in peers] == [200, 200]
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             if process.poll() is None:
                 for pid in (*children(process.pid), process.pid):
@@ -333,7 +333,7 @@ def test_started_without_stdout_or_stderr(closed: int) -> None:
             with Peer(str(path), "http") as peer:
                 assert peer.get("/errors").status == 200
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
             process.wait()

@@ -339,6 +339,6 @@ def test_closed_streams(run: Run, closed: tuple[int, ...], tmp_path: Path) -> No
     script = write_script(tmp_path, answers("[b'x']", before="open('/dev/null')"))
     close = f"import os, sys\nfor fd in {closed!r}: os.close(fd)\nos.execv(sys.argv[1], sys.argv[1:])"
     argv = [sys.executable, "-c", close, sys.executable, str(script)]
-    done = subprocess.run(argv, env=cgi_environ({}), capture_output=True, timeout=30, check=False)
+    done = subprocess.run(argv, env=cgi_environ({}), capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(b"Status: 200 OK") == (1 not in closed)

@@ -121,7 +121,7 @@ def test_wait_without_end_is_woken_by_what_another_thread_arms() -> None:
         waiter = threading.Thread(target=lambda: result.extend(found(made, -1)))
         waiter.start()
         made.add(ours.fileno())
-        waiter.join(5)
+        waiter.join(60)
         assert result == [ours.fileno()]
 
 
@@ -144,5 +144,5 @@ def test_one_connection_wakes_one_worker() -> None:
         time.sleep(0.1)  # all of them wait
         with socket.create_connection(listener.getsockname()):
             for thread in threads:
-                thread.join(5)
+                thread.join(60)
         assert 1 <= len(woken) < 8

@@ -52,7 +52,7 @@ def test_tcp(bind: Bind, text: str) -> None:
     assert listener.getblocking() is False
     assert listener.get_inheritable() is False
     assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
-    with socket.create_connection(("127.0.0.1", listener.getsockname()[1]), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", listener.getsockname()[1]), timeout=30) as client:
         listener.settimeout(5)
         accepted, _ = listener.accept()
         with accepted:
@@ -63,7 +63,7 @@ def test_tcp(bind: Bind, text: str) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="accepted sockets inherit TCP_NODELAY on Linux")
 def test_accepted_sockets_have_no_delay(bind: Bind) -> None:
     listener = bind("127.0.0.1:0")
-    with socket.create_connection(listener.getsockname(), timeout=5):
+    with socket.create_connection(listener.getsockname(), timeout=30):
         listener.settimeout(5)
         accepted, _ = listener.accept()
         with accepted:
@@ -77,7 +77,7 @@ def test_ipv6_alone_and_every_interface_in_both_families(bind: Bind) -> None:
     assert alone.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     everywhere = bind(":0").getsockname()[1]
     for host in ("127.0.0.1", "::1"):
-        socket.create_connection((host, everywhere), timeout=5).close()
+        socket.create_connection((host, everywhere), timeout=30).close()
 
 
 def test_without_ipv6_every_interface_is_ipv4(bind: Bind, monkeypatch: pytest.MonkeyPatch) -> None:

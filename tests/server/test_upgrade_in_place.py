@@ -319,7 +319,7 @@ def test_a_directory_that_is_removed_and_made_anew() -> None:
             assert os.path.samefile(f"/proc/{process.pid}/cwd", site)
             assert answers(str(site / "s"))
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
             assert not (site / "s").exists()
             assert "Traceback" not in log.read_text()
         finally:
@@ -372,7 +372,7 @@ def test_a_handover_that_is_none(changed: dict[str, object], sentence: str) -> N
         environment = os.environ | {"STEER": str(directory), "GATEWAYS_HANDOVER": json.dumps(whole | changed)}
         done = subprocess.run(
             [sys.executable, "-m", "gateways", "serve", "steered_app:app", "--http", "./s", "--control", "off"],
-            cwd=directory, env=environment, capture_output=True, text=True, timeout=20, check=False,
+            cwd=directory, env=environment, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
@@ -408,7 +408,7 @@ def test_a_program_that_cannot_be_executed() -> None:
             with Peer(str(path)) as peer:
                 assert peer.get().status == 200
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(60) == 0
         finally:
             process.kill()
             process.wait()
@@ -571,7 +571,7 @@ def activated(*options: str) -> Iterator[tuple[subprocess.Popen[bytes], Path, Pa
             yield process, path, log
         finally:
             process.terminate()
-            process.wait(20)
+            process.wait(60)
 
 
 @pytest.mark.parametrize("options", [(), ("--preload",)], ids=["plain", "preload"])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NOTES = Path(os.environ.get("GATEWAYS_TEST_NOTES", "."))
 TEXT = [("Content-Type", "text/plain")]
-SECONDS = 20.0
+SECONDS = 60.0
 MEBIBYTE = 1_048_576
 
 

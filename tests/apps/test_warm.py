@@ -188,6 +188,14 @@ TABLE: dict[str, list[str]] = {
 ENV = {"A": "b c", "N\udcffN": "\udcff\xe4", "EMPTY": "", "TZ": "Asia/Tokyo"}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def hangup() -> Iterator[None]:
+    """As a worker has it: these tests may run under nohup, and what a program ignores its children ignore."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize(
     ("name", "body"),
     [

@@ -22,7 +22,7 @@ from gateways.errors import ConfigError
 from gateways.frontends.nginx import find_nginx
 from gateways.server.address import Address, parse_address
 from gateways.settings import Settings
-from tests.servers import require
+from tests.servers import free_port, require
 
 Serve = Callable[[Settings, Callable[[], None]], int]
 Install = Callable[[Serve], None]
@@ -43,13 +43,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
 def ready(settings: Settings, on_ready: Callable[[], None]) -> int:
     on_ready()
     return 0
-
-
-def free_port() -> int:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        port: int = trial.getsockname()[1]
-        return port
 
 
 def test_settings() -> None:

@@ -31,7 +31,7 @@ LOADED_BY = os.getpid()
 HELD: list[bytearray] = []
 
 if (STEER / "short-lived").exists():
-    threading.Timer(0.05, os._exit, [9]).start()
+    threading.Timer(0.3, os._exit, [9]).start()  # by then it is ready
 
 atexit.register((STEER / "at-exit").write_text, "done")
 

@@ -94,9 +94,8 @@ def test_old_worker_that_does_not_finish() -> None:
         server.reload()
         wait_until(lambda: gone(old), "the old one has gone")
         assert peer.read() == b""
-        text = server.text()
-        assert f"worker {old}: still busy 0.3 s after it was told to leave (--graceful-timeout); killed" in text
-        assert f"worker {old} was serving http GET /wait" in text
+        server.await_log(f"worker {old}: still busy 0.3 s after it was told to leave (--graceful-timeout); killed")
+        server.await_log(f"worker {old} was serving http GET /wait")
         assert server.status()["restarts"]["crash"] == 0
 
 

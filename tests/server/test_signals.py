@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 
 from gateways.server import signals
 from tests.server.forks import ended, forked
+from tests.server.peers import SECONDS
 
 NUMBERS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -68,24 +71,31 @@ def test_a_fork_of_the_application_is_ended_by_its_signals(handler: Callable[[in
     assert exit_code(body) == 0
 
 
+OF_ITS_OWN = """
+import os, signal
+from gateways.server import signals
+
+ours, theirs = os.pipe(), os.pipe()
+for _, writable in (ours, theirs):
+    os.set_blocking(writable, False)
+signals.note_signals((signal.SIGTERM, signal.SIGUSR1), ours[1])
+numbers = []
+signal.signal(signal.SIGUSR1, lambda number, frame: numbers.append(number))
+signal.set_wakeup_fd(theirs[1])
+if os.fork() == 0:
+    signal.raise_signal(signal.SIGUSR1)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert numbers == [signal.SIGUSR1]
+    os.set_blocking(theirs[0], False)
+    assert os.read(theirs[0], 10) == bytes([signal.SIGUSR1])
+    os._exit(7)
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 7
+"""
+
+
 def test_what_the_application_has_set_is_its_forks_too() -> None:
-    def body() -> None:
-        noted(signals.note)
-        own = Notes()
-        signal.signal(signal.SIGUSR1, own.note)
-        readable, writable = os.pipe()
-        os.set_blocking(writable, False)
-        signal.set_wakeup_fd(writable)
-
-        def fork() -> None:
-            signal.raise_signal(signal.SIGUSR1)
-            assert own.numbers == [signal.SIGUSR1]
-            assert os.read(readable, 10) == bytes([signal.SIGUSR1])
-            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-        assert exit_code(fork) == 0
-
-    assert exit_code(body) == 0
+    """In an interpreter of its own: where asyncio is imported, that takes the descriptor from forks itself (3.12)."""
+    subprocess.run([sys.executable, "-c", OF_ITS_OWN], check=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
 
 
 # -- the end, while an application is imported ------------------------------------------------------------------------

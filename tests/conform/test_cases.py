@@ -7,7 +7,7 @@ import pytest
 
 from gateways.wire.case import Case, Context, Failure
 from gateways.wire.cases import ALIVE, SUITES
-from gateways.wire.conform import probe, run_case, run_cases
+from gateways.wire.conform import choose, probe, run_case, run_cases
 from gateways.wire.report import text_lines
 from gateways.wire.target import Target, parse_target
 from tests.conform.fake_fastcgi import FastCGIFake
@@ -196,6 +196,12 @@ def test_a_server_that_breaks_no_rule_passes_all(fakes: dict[str, Fake], protoco
     assert probe(target, PATIENT)
     results = list(run_cases(target, SUITES[protocol], PATIENT, echo=True))
     assert [result.verdict for result in results] == ["pass"] * len(results), "\n".join(text_lines(results))
+
+
+def test_a_modifier_may_be_refused_by_a_packet(fakes: dict[str, Fake]) -> None:
+    fakes["uwsgi"].breaks("packet-answer")
+    results = list(run_cases(target_of(fakes["uwsgi"]), choose("uwsgi", ["uwsgi.modifier1"]), PATIENT, echo=True))
+    assert {result.verdict for result in results} == {"pass"}, "\n".join(text_lines(results))
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)

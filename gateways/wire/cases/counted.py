@@ -163,8 +163,7 @@ def unread(size: int) -> Callable[[Context], None]:
     """A body that is left unread does not cost the application its answer."""
 
     def run(context: Context) -> None:
-        params, seen = posting(context, str(size))
-        params["QUERY_STRING"] = "read=no"
+        params, seen = posting(context, str(size), query="read=no")
         served(context, seen, b"", head(context.target.protocol, params), noise(size))
 
     return run

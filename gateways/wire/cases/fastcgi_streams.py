@@ -25,10 +25,10 @@ def noise(size: int) -> bytes:
     return (NOISE * (size // 256 + 1))[:size]
 
 
-def posting(context: Context, length: str | None) -> tuple[dict[str, str], dict[str, str]]:
+def posting(context: Context, length: str | None, *, query: str = "") -> tuple[dict[str, str], dict[str, str]]:
     """Parameters of a POST with this CONTENT_LENGTH, None is without; and what must be seen of them."""
     seen = {"CONFORM_A": "b", "REQUEST_METHOD": "POST"}
-    params = context.params(seen | {"CONTENT_TYPE": "application/octet-stream"})
+    params = context.params(seen | {"CONTENT_TYPE": "application/octet-stream"}, query=query)
     if length is not None:
         params["CONTENT_LENGTH"] = length
     return params, seen
@@ -185,8 +185,7 @@ def unread(size: int) -> Callable[[Context], None]:
     """A body that the application leaves unread does not cost it its answer."""
 
     def run(context: Context) -> None:
-        params, seen = posting(context, str(size))
-        params["QUERY_STRING"] = "read=no"
+        params, seen = posting(context, str(size), query="read=no")
         talk = Talk(context)
         talk.expect(1)
         talk.send(head_of(1, params), stream(FCGI_STDIN, 1, noise(size), 8_192))
@@ -198,8 +197,7 @@ def unread(size: int) -> Callable[[Context], None]:
 def unread_then_next(context: Context) -> None:
     """The unread body of one request is not part of the next on a kept connection."""
     talk = Talk(context)
-    params, seen = posting(context, "100000")
-    params["QUERY_STRING"] = "read=no"
+    params, seen = posting(context, "100000", query="read=no")
     talk.good(talk.ask(1, params, noise(100_000), KEEP), seen)
     params, seen = posting(context, "3")
     talk.good(talk.ask(1, params, b"new"), seen, b"new")
@@ -208,7 +206,7 @@ def unread_then_next(context: Context) -> None:
 NOT_LENGTHS: Final = (
     ("plus", "+5"), ("minus", "-1"), ("minus-zero", "-0"), ("blank-before", " 5"), ("blank-after", "5 "),
     ("underscore", "1_0"), ("list", "5,5"), ("hex", "0x5"), ("word", "five"), ("superscript", "\xb2"),
-    ("19-digits", "1" * 19),
+    ("20-digits", "9" * 20),
 )  # fmt: skip
 DATA: Final = rec(FCGI_STDIN, 1, b"body")
 END_STDIN: Final = rec(FCGI_STDIN, 1)

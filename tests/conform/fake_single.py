@@ -45,6 +45,8 @@ class SingleFake(Fake):
         while len(body) < count and (self.broken != "one-read"):
             block = sock.recv(65_536)
             if not block:
+                if self.broken == "eof-serves":
+                    break
                 self.ended(within=True)
             body += block
         if self.broken == "trailing-refused" and len(body) > count:

@@ -17,7 +17,7 @@ from tests.conform.fakes import Fake
 PATIENT = 5.0
 HASTY = 0.1
 """For servers that hang: nothing but a failure is expected of these."""
-PACKETS = 10
+PACKETS = 100
 """How often a case about packets is tried: the system may join two that were sent apart."""
 
 FASTCGI = {
@@ -33,6 +33,7 @@ FASTCGI = {
     "framing.flags.ff": "flags-equal",
     "framing.version.*": "version-ignored",
     "framing.foreign.*": "errors-hang",
+    "framing.cut.stdin": "eof-serves",
     "framing.cut.*": "eof-hang",
     "framing.begin-length.*": "begin-any-length",
     "params.value.[01]": "value-off-by-one",
@@ -63,6 +64,7 @@ FASTCGI = {
     "stdin.bad-length.*": "any-length",
     "stdin.unread.*": "unread-no-answer",
     "stdin.unread-kept": "leftover",
+    "order.stdin-within": "early-stdin-dropped",
     "order.*": "fatal-errors",
     "stdout.size.65536": "one-record",
     "stdout.size.1*0*": "one-record",
@@ -103,6 +105,7 @@ FASTCGI = {
     "abort.*": "abort-ignored",
     "disconnect.*": "fatal-eof",
     "limits.requests.*": "fatal-many",
+    "limits.*": "no-limits",
 }
 COUNTED = {
     "body.after.*": "trailing-refused",
@@ -116,6 +119,7 @@ COUNTED = {
     "end.early": "early-end",
     "params.value.*": "value-off-by-one",
     "params.name.*": "name-off-by-one",
+    "cut.body.*": "eof-serves",
     "cut.*": "eof-hang",
     "disconnect.*": "fatal-eof",
     "connections.silent": "serial",

@@ -9,6 +9,7 @@ from gateways.codecs.fastcgi_records import (
     FCGI_ABORT_REQUEST,
     FCGI_CANT_MPX_CONN,
     FCGI_DATA,
+    FCGI_END_REQUEST,
     FCGI_OVERLOADED,
     FCGI_PARAMS,
     FCGI_STDIN,
@@ -25,6 +26,7 @@ BEGIN: Final = "FastCGI 1.0, 5.1 FCGI_BEGIN_REQUEST"
 END: Final = "FastCGI 1.0, 5.5 FCGI_END_REQUEST"
 KEPT: Final = "FastCGI 1.0, 3.5 and 5.1 FCGI_KEEP_CONN"
 IDS: Final = "FastCGI 1.0, 3.3 Managing Request IDs"
+WAITING: Final = 5_000
 ABORT: Final = "FastCGI 1.0, 5.4 FCGI_ABORT_REQUEST"
 
 
@@ -277,6 +279,17 @@ def many(count: int) -> Callable[[Context], None]:
     return run
 
 
+def waiting(context: Context) -> None:
+    """Very many requests that wait for their bodies: some are refused, or the connection ends."""
+    params, _ = post(context)
+    talk = Talk(context)
+    talk.expect(*range(1, WAITING + 1))
+    talk.send(*[head_of(number, params, KEEP) for number in range(1, WAITING + 1)])
+    while (found := talk.take()) is not None and found.kind != FCGI_END_REQUEST:
+        pass
+    alive(context)
+
+
 CASES: Final[list[Case]] = [
     *(
         Case(f"fastcgi.role.{number}", f"role {number}, which nobody knows", f"{BEGIN}; {END}", "MUST", role(number))
@@ -364,5 +377,12 @@ CASES: Final[list[Case]] = [
             many(count),
         )
         for count in (40, 100)
+    ),
+    Case(
+        "fastcgi.limits.waiting",
+        f"{WAITING:,} requests at once on one connection, of which none ends, are not all kept",
+        f"{END}: FCGI_OVERLOADED; limits: memory is finite",
+        "SHOULD",
+        waiting,
     ),
 ]

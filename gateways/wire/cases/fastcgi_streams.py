@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from gateways.codecs.fastcgi_records import FCGI_PARAMS, FCGI_STDIN
-from gateways.wire.case import Case, Context, Failure
+from gateways.wire.case import Case, Context, Echo, Failure
 from gateways.wire.fastcgi import KEEP, Talk, alive, begin, head_of, pairs, rec, request, stream
 
 __all__ = ["CASES"]
@@ -116,7 +116,7 @@ def waits_for_end(context: Context) -> None:
 
 
 def disorder(*parts: bytes) -> Callable[[Context], None]:
-    """Streams in the wrong order: an end of some kind, and the server lives."""
+    """Streams in the wrong order: an end of some kind, no body without a part of it, and the server lives."""
 
     def run(context: Context) -> None:
         params, _ = posting(context, "4")
@@ -124,7 +124,12 @@ def disorder(*parts: bytes) -> Callable[[Context], None]:
         talk.expect(1)
         talk.send(begin(1), *[part or rec(FCGI_PARAMS, 1, pairs(params)) for part in parts])
         talk.link.end()
-        talk.answer()
+        reply = talk.answer()
+        if context.echo and reply.ended and reply.stdout and reply.status == 200:
+            whole = b"".join(part[8:] for part in parts if part[1:2] == bytes([FCGI_STDIN]))
+            said = Echo.parse(reply.body)
+            if said is not None and said.body != whole:
+                raise Failure(f"a refusal, a close or a body of {len(whole)} bytes", f"one of {len(said.body)} bytes")
         alive(context)
 
     return run

@@ -65,6 +65,7 @@ FASTCGI = {
     "stdin.unread.*": "unread-no-answer",
     "stdin.unread-kept": "leftover",
     "order.stdin-within": "early-stdin-dropped",
+    "order.early-body": "early-stdin-dropped",
     "order.*": "fatal-errors",
     "stdout.size.65536": "one-record",
     "stdout.size.1*0*": "one-record",

@@ -145,8 +145,7 @@ def hostile(*parts: bytes) -> Callable[[Context], None]:
         talk.expect(1)
         talk.send(*parts)
         talk.link.end()
-        while talk.take() is not None:
-            pass
+        talk.ends()
         alive(context)
 
     return run

@@ -202,6 +202,7 @@ def active_id(place: int) -> Callable[[Context], None]:
             raise Failure("one request's parameters", "those of both")
         if reply.ended and b"oldnew" in reply.stdout:
             raise Failure("one request's body", "that of both")
+        talk.ends()
         alive(context)
 
     return run

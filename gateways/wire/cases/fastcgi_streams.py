@@ -115,11 +115,11 @@ def waits_for_end(context: Context) -> None:
     talk.good(talk.answer(), seen, b"onetwo")
 
 
-def disorder(*parts: bytes) -> Callable[[Context], None]:
-    """Streams in the wrong order: an end of some kind, no body without a part of it, and the server lives."""
+def disorder(*parts: bytes, length: str | None = "4") -> Callable[[Context], None]:
+    """Streams in the wrong order: one end of some kind, no body without a part of it, and the server lives."""
 
     def run(context: Context) -> None:
-        params, _ = posting(context, "4")
+        params, _ = posting(context, length)
         talk = Talk(context)
         talk.expect(1)
         talk.send(begin(1), *[part or rec(FCGI_PARAMS, 1, pairs(params)) for part in parts])
@@ -130,6 +130,7 @@ def disorder(*parts: bytes) -> Callable[[Context], None]:
             said = Echo.parse(reply.body)
             if said is not None and said.body != whole:
                 raise Failure(f"a refusal, a close or a body of {len(whole)} bytes", f"one of {len(said.body)} bytes")
+        talk.ends()
         alive(context)
 
     return run
@@ -296,6 +297,14 @@ CASES: Final[list[Case]] = [
             ("params-in-body", "FCGI_PARAMS within the body", (GIVEN, END_PARAMS, DATA, GIVEN, DATA, END_STDIN)),
             ("no-params-end", "no end of FCGI_PARAMS", (GIVEN, END_STDIN)),
         )
+    ),
+    Case(
+        "fastcgi.order.early-body",
+        "FCGI_STDIN before the end of FCGI_PARAMS, without CONTENT_LENGTH: refused, or not lost",
+        f"{TYPES}; {CHUNKED}",
+        "SHOULD",
+        disorder(GIVEN, DATA, END_PARAMS, END_STDIN, length=None),
+        "echo",
     ),
     *(
         Case(f"fastcgi.stdout.size.{size}", f"a response of {size} bytes", OUT, "MUST", sized(size), "echo")

@@ -10,7 +10,7 @@ from gateways.wire.cases import counted
 from gateways.wire.cases.counted import hostile, served
 from gateways.wire.single import alive, exchange, packet, refused, variables
 
-__all__ = ["CASES"]
+__all__ = ["CASES", "LAST"]
 
 PACKET: Final = "The uwsgi protocol, packet format"
 VARS: Final = "The uwsgi protocol, vars"
@@ -105,7 +105,9 @@ CASES: Final[list[Case]] = [
     ),
     Case("uwsgi.response.line", "a status line", LINE, "SHOULD", status_line),
     *counted.cases("uwsgi", PACKET, "The uwsgi protocol, the body after the packet"),
-    # The last, because uWSGI serves nothing more after it: it loads what it was told to, and keeps that for the path.
+]
+
+LAST: Final[list[Case]] = [
     Case(
         "uwsgi.variables.data",
         "UWSGI_FILE and its like load nothing",
@@ -114,3 +116,4 @@ CASES: Final[list[Case]] = [
         never_loads,
     ),
 ]
+"""To be run last: uWSGI serves nothing more after it, for it loads what it was told to, and keeps that for the path."""

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Final
 
 from gateways.codecs.fastcgi_records import FCGI_BEGIN_REQUEST, FCGI_PARAMS, FCGI_STDIN
-from gateways.wire.case import Case, Context, Failure
+from gateways.wire.case import Case, Context, Echo, Failure
 from gateways.wire.fastcgi import KEEP, Talk, alive, begin, pair, pairs, rec, request, stream
 from gateways.wire.link import Silent
 
@@ -224,7 +224,10 @@ def cut_body(context: Context) -> None:
     talk.expect(1)
     talk.send(begin(1), stream(FCGI_PARAMS, 1, pairs(params)), rec(FCGI_STDIN, 1, BODY))
     talk.link.end()
-    talk.refused(talk.answer())
+    reply = talk.answer()
+    said = Echo.parse(reply.body) if reply.ended and reply.stdout and reply.status == 200 else None
+    if said is not None and said.body:
+        raise Failure("a refusal, or a close", f"a request with {len(said.body)} bytes of body was served")
     alive(context)
 
 
@@ -365,6 +368,7 @@ CASES: Final[list[Case]] = [
         "FastCGI 1.0, 3.3 Types of Record Types",
         "SHOULD",
         cut_body,
+        "echo",
     ),
     *(
         Case(

@@ -154,6 +154,9 @@ class FastCGIFake(Fake):
 
     def begin(self, sock: socket.socket, active: dict[int, Asked], number: int, content: bytes) -> None:
         rule = self.broken
+        if rule == "second-refused" and number in active:  # which breaks no rule: so does libfcgi
+            sock.sendall(rec(3, number, struct.pack(">IB3x", 0, 1)))
+            return
         if number in active or (rule == "ids-ignored" and active):
             if rule not in ("merged", "ids-ignored"):
                 self.malformed()

@@ -64,7 +64,6 @@ FASTCGI = {
     "stdin.bad-length.*": "any-length",
     "stdin.unread.*": "unread-no-answer",
     "stdin.unread-kept": "leftover",
-    "order.stdin-within": "early-stdin-dropped",
     "order.early-body": "early-stdin-dropped",
     "order.*": "fatal-errors",
     "stdout.size.65536": "one-record",
@@ -207,6 +206,12 @@ def test_a_modifier_may_be_refused_by_a_packet(fakes: dict[str, Fake]) -> None:
     fakes["uwsgi"].breaks("packet-answer")
     results = list(run_cases(target_of(fakes["uwsgi"]), choose("uwsgi", ["uwsgi.modifier1"]), PATIENT, echo=True))
     assert {result.verdict for result in results} == {"pass"}, "\n".join(text_lines(results))
+
+
+def test_a_second_begin_may_be_refused_and_the_first_go_on(fakes: dict[str, Fake]) -> None:
+    fakes["fastcgi"].breaks("second-refused")
+    [case] = choose("fastcgi", ["fastcgi.active-id.begin"])
+    assert run_case(case, target_of(fakes["fastcgi"]), PATIENT, echo=True).verdict == "pass"
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)

@@ -73,7 +73,7 @@ def run_in_process(
     cases: Path | None = None,
     tell: Callable[[Outcome], None] = lambda _: None,
 ) -> list[Outcome]:
-    """Run each target, or those that are named, for so many seconds and runs; 0 and -1 are no bound.
+    """Run each target, or those that are named, so often, and all together for so long; -1 and 0 are no bound.
 
     ``seed`` makes a run repeatable, 0 is any. ``corpus``: inputs are kept there, by target, and taken from there the
     next time. ``cases``: what shows a finding is written there. Raises ConfigError where it cannot be run.
@@ -87,11 +87,12 @@ def run_in_process(
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="gateways-fuzz-") as scratch:
         for name in names:
-            kept = (corpus or Path(scratch)) / name
+            kept = (corpus or Path(scratch)).absolute() / name
             kept.mkdir(parents=True, exist_ok=True)
-            options = [f"-max_total_time={max(1, round(seconds))}"] if seconds else []
+            share = max(1.0, seconds / len(names)) if seconds else 0.0
+            options = [f"-max_total_time={round(share)}"] if share else []
             options += [f"-runs={runs}", f"-seed={seed}", f"-artifact_prefix={scratch}/{name}-", str(kept)]
-            outcomes.append(run_target(name, targets[name], options, Path(scratch), seconds))
+            outcomes.append(run_target(name, targets[name], options, Path(scratch), share))
             if cases is not None and outcomes[-1].error:
                 cases.mkdir(parents=True, exist_ok=True)
                 (cases / f"{name}.bin").write_bytes(outcomes[-1].data)

@@ -60,7 +60,6 @@ def bad(tail: bytes, *, refuse: bool) -> Callable[[Context], None]:
         talk = Talk(context)
         talk.expect(1)
         talk.send(begin(1), stream(FCGI_PARAMS, 1, pairs(context.params()) + tail), rec(FCGI_STDIN, 1))
-        talk.link.end()
         reply = talk.answer()
         if refuse:
             talk.refused(reply)

@@ -16,6 +16,8 @@ __all__ = ["PAUSE", "Exchange", "FrontCase", "FrontContext", "Row", "Run", "head
 
 PAUSE: Final = 0.002
 """Between two writes that the web server shall read apart; whether it does is its own affair."""
+SEEN: Final = 0.05
+"""Seconds in which a web server notices that a connection was closed."""
 PATH: Final = "/conform"
 TEXT: Final = "Content-Type: text/plain"
 MARK: Final = "X-Conform"
@@ -120,7 +122,13 @@ class FrontContext:
         return bytes(peer.sent), bytes(exchange.wire.received)
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, those that the web server keeps so that it has seen it."""
+        for exchange in self.exchanges:
+            exchange.wire.close()
+        peers = self.peers
+        for peer in peers:
+            peer.end()
+        self.hub.until(lambda: all(peer.eof for peer in peers), SEEN)
         self.hub.close()
 
 

@@ -15,7 +15,7 @@ from gateways.wire.backend import Backend, Peer, SCGIPeer, UWSGIPeer
 from gateways.wire.backend_fastcgi import FastCGIPeer
 from gateways.wire.case import Failure, Skip
 from gateways.wire.conform import Result
-from gateways.wire.front import PAUSE, FrontCase, FrontContext
+from gateways.wire.front import FrontCase, FrontContext
 from gateways.wire.hub import Hub
 from gateways.wire.target import Target
 from gateways.wire.web import FrontEnd
@@ -23,7 +23,7 @@ from gateways.wire.web import FrontEnd
 __all__ = ["FrontRun"]
 
 PEERS: Final[dict[str, type[Peer]]] = {"fastcgi": FastCGIPeer, "scgi": SCGIPeer, "uwsgi": UWSGIPeer}
-TRIES: Final = 3
+TRIES: Final = 8
 
 
 @final
@@ -77,7 +77,6 @@ class FrontRun:
             return Result(case, "fail", seconds, "", "a connection to the web server", str(error))
         finally:
             context.close()
-            self.hub.rest(PAUSE)  # for the web server to see the end of connections that it keeps
         return Result(case, "pass", time.monotonic() - start)
 
     def run_cases(self, cases: Iterable[FrontCase]) -> Iterator[Result]:
@@ -93,7 +92,7 @@ class FrontRun:
                 gone = f"the web server has not served any more since {case.id}"
 
     def lives(self) -> bool:
-        """Whether a plain request is served; where not, it is asked twice more."""
+        """Whether a plain request is served; where not, it is asked again: it may be started anew."""
         for _ in range(TRIES):
             try:
                 self._plain()

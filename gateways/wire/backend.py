@@ -81,6 +81,17 @@ class Peer(Wire):
         if self.eof and self.buffer:
             self.fault("cut", f"the end of the connection after {bytes(self.buffer[:20])!r}")
 
+    @property
+    def is_idle(self) -> bool:
+        """Another request may come."""
+        return False
+
+    def forget(self) -> None:
+        """Begin anew, as if nothing had come."""
+        self.arrivals.clear()
+        self.sent.clear()
+        self.received.clear()
+
     def fault(self, name: str, text: str) -> None:
         """Note a breach; the first of each name counts."""
         self.faults.setdefault(name, text)

@@ -46,6 +46,12 @@ class FastCGIPeer(Peer):
         self.kept = True
         """Every request so far has asked for it."""
 
+    @property
+    def is_idle(self) -> bool:
+        """Another request may come."""
+        served = bool(self.arrivals) and all(arrival.whole for arrival in self.arrivals)
+        return served and self.kept and not (self.faults or self.active or self.buffer or self.eof or self.broken)
+
     def output(self, arrival: Arrival, data: bytes) -> bytes:
         """FCGI_STDOUT."""
         return stdout(arrival.number, data)

@@ -122,14 +122,19 @@ class FrontContext:
         return bytes(peer.sent), bytes(exchange.wire.received)
 
     def close(self) -> None:
-        """Close all connections, those that the web server keeps so that it has seen it."""
+        """Close all connections but those to the backend that are idle and in order: they may be used again."""
         for exchange in self.exchanges:
             exchange.wire.close()
-        peers = self.peers
-        for peer in peers:
+        unfit = [peer for peer in self.peers if not peer.is_idle]
+        for peer in unfit:
             peer.end()
-        self.hub.until(lambda: all(peer.eof for peer in peers), SEEN)
-        self.hub.close()
+        self.hub.until(lambda: all(peer.eof for peer in unfit), SEEN)
+        for peer in self.peers:
+            if peer in unfit or not peer.is_idle:
+                peer.close()
+            else:
+                peer.forget()
+        self.hub.forget_closed()
 
 
 class Exchange:

@@ -146,10 +146,14 @@ class Hub:
         """Read and write for so long."""
         self.until(lambda: False, seconds)
 
+    def forget_closed(self) -> None:
+        """Look no more after those that were closed."""
+        self.wires = [wire for wire in self.wires if not wire.closed]
+
     def _turn(self, seconds: float) -> None:
         """Wait once."""
         poll = select.poll()
-        self.wires = [wire for wire in self.wires if not wire.closed]
+        self.forget_closed()
         found = {wire.socket.fileno(): wire for wire in self.wires if wire.events}
         for number, wire in found.items():
             poll.register(number, wire.events)

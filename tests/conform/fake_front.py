@@ -213,7 +213,11 @@ class FakeFront:
                 if self.broken == "idle-bytes":
                     link.sock.close()
                     raise Bad
-                link.codec.feed(data)
+                try:
+                    link.codec.feed(data)
+                except RemoteProtocolError:
+                    link.sock.close()
+                    raise Bad from None
                 return link, True
             link.sock.close()
         sock = socket.create_connection(self.backend, 5)
@@ -306,6 +310,8 @@ class FakeFront:
                 break
             result += self.record(link, version, kind, number, data[8:end], size, reserved)
             data = data[end:]
+        if self.broken == "end-content-left" and len(data) == 8 and data[1] == 3:
+            return result + rec(3, 1, bytes(8))
         link.held = data
         return result
 

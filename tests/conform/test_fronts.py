@@ -113,6 +113,7 @@ FASTCGI = {
     "keep.closed": "stale",
     "keep.early": "body-remembered",
     "keep.failed": "answer-remembered",
+    "keep.end-split": "end-content-left",
     "keep.management": "idle-bytes",
     "answer.stdout.records.*": "first-stdout",
     "answer.stdout.padded.*": "padding-in-content",
@@ -242,7 +243,7 @@ def test_every_row_is_of_use() -> None:
 
 def test_numbers() -> None:
     assert {protocol: len(suite) for protocol, suite in FRONT_SUITES.items()} == {
-        "fastcgi": 208,
+        "fastcgi": 209,
         "scgi": 145,
         "uwsgi": 141,
     }

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Final
 
+from gateways.codecs.fastcgi_records import FCGI_STDOUT
 from gateways.wire.backend import Arrival
+from gateways.wire.backend_fastcgi import FastCGIPeer, end_request
 from gateways.wire.case import Failure, Level, Skip
 from gateways.wire.cases import front_body, front_fastcgi_answers, front_request, front_response
 from gateways.wire.cases.front_request import framed
+from gateways.wire.cases.front_response import gets
+from gateways.wire.fastcgi import rec
 from gateways.wire.front import PAUSE, FrontCase, FrontContext, Row, Run, head, plain, table
 
 __all__ = ["CASES"]
@@ -85,9 +89,9 @@ def not_asked(context: FrontContext) -> None:
 
 def reused(context: FrontContext) -> None:
     """A connection that the web server has asked to keep serves its next request."""
-    first = kept(context)
+    used = [*context.peers, kept(context).peer]
     later = [context.arrived(context.ask()) for _ in range(3)]
-    if all(arrival.peer is not first.peer for arrival in later):
+    if all(arrival.peer not in used for arrival in later):
         raise Failure("another request on a kept connection", "a new connection for each")
 
 
@@ -147,6 +151,22 @@ def failed(context: FrontContext) -> None:
             raise Failure("the next request's own answer", str(response))
 
 
+def end_split(context: FrontContext) -> None:
+    """FCGI_END_REQUEST in two packets leaves nothing behind for the next request on the connection."""
+    kept(context)
+    for offset in (3, 8, 12):
+        exchange = context.ask()
+        arrival = exchange.arrives()
+        peer, end = arrival.peer, end_request(arrival.number)
+        arrival.out(plain(context.protocol))
+        peer.send(rec(FCGI_STDOUT, arrival.number) + end[:offset])
+        context.hub.rest(PAUSE * 5)
+        if isinstance(peer, FastCGIPeer):
+            peer.complete(arrival, end[offset:])
+        gets(exchange.response(), b"as asked\n")
+        context.arrived(context.ask())
+
+
 def management(context: FrontContext) -> None:
     """A management record on an idle kept connection harms no later request."""
     first = kept(context)
@@ -166,6 +186,7 @@ KEPT: Final[list[Row]] = [
     ("keep.closed", "a kept connection that was closed loses no request", KEEP, "MUST", closed),
     ("keep.early", "an early answer on a kept connection", KEEP, "MUST", early),
     ("keep.failed", "a broken answer on a kept connection", KEEP, "SHOULD", failed),
+    ("keep.end-split", "FCGI_END_REQUEST in two packets on a kept connection", KEEP, "MUST", end_split),
     ("keep.management", "a management record on an idle connection", MANAGED, "SHOULD", management),
 ]
 CASES: Final[list[FrontCase]] = [

@@ -11,6 +11,7 @@ import pytest
 from gateways.wire.cases import SUITES
 from tests.backends import socket_directory
 from tests.conform import peers
+from tests.conform.front_peers import VERSIONS, chosen
 from tests.conform.peers import Missing, Started, gateways, run, running
 from tests.conform.table import read
 
@@ -45,3 +46,10 @@ def test_processes_that_share_a_socket_end_with_the_block() -> None:
         assert [process.returncode for process in processes] == [-9, -9]
         with pytest.raises(Missing, match="it did not start: "), running(Started(["false"], ("scgi",)), directory):
             pytest.fail("it listens")
+
+
+def test_a_web_server_is_asked_once_for_each_protocol() -> None:
+    assert chosen("nginx") == ["nginx-fastcgi-keep", "nginx-scgi", "nginx-uwsgi"]
+    assert chosen("HAProxy") == ["haproxy-fastcgi"]
+    for name in VERSIONS:
+        assert len({each.split("-")[1] for each in chosen(name)}) == len(chosen(name)) > 0

@@ -20,7 +20,7 @@ import gateways
 from gateways.wire.conform import Result, choose, run_case
 from gateways.wire.report import text_lines
 from gateways.wire.target import Target
-from tests.backends import await_listening, stop
+from tests.backends import await_listening
 from tests.conform.mutants import MUTANTS, Mutant
 
 PACKAGE = Path(gateways.__file__).parent
@@ -53,14 +53,16 @@ def server(directory: Path) -> Iterator[Path]:
         argv = [sys.executable, "-m", "gateways", "serve", APP, "--threads", "4", "--workers", "1"]
         argv += [text for protocol, path in sockets.items() for text in (f"--{protocol}", str(path))]
         env = {**os.environ, "PYTHONPATH": str(directory), "PYTHONDONTWRITEBYTECODE": "1"}
+        quiet = subprocess.DEVNULL
         process = subprocess.Popen(
-            argv, cwd=directory, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            argv, cwd=directory, env=env, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
         )
         try:
             await_listening(process, list(sockets.values()))
             yield Path(name)
         finally:
-            stop(process, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)  # the worker too, for a mutant may never come to an end
+            process.wait()
 
 
 def noticed(mutant: Mutant, directory: Path) -> list[Result]:

@@ -1,4 +1,4 @@
-"""``gateways conform URL``: a conformance run against any live FastCGI, SCGI or uwsgi server.
+"""``gateways conform URL``: a conformance run against any live FastCGI, SCGI or uwsgi server, or a web server.
 
 Exit code 0: no MUST has failed; 1: one has (with ``--strict``, also a SHOULD); 2: it could not be run.
 """
@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 import click
 
 from gateways.cli.remote import timeout_option
-from gateways.wire.case import Case
-from gateways.wire.conform import Result, choose, probe, run_cases
+from gateways.wire.case import Rule
+from gateways.wire.cases.fronts import FRONT_SUITES
+from gateways.wire.conform import Result, choose, probe, run_cases, select
+from gateways.wire.fronts import FrontRun
 from gateways.wire.report import as_dict, case_dict, detail_lines, junit, summary, text_lines
-from gateways.wire.target import PROTOCOLS, Target, parse_target
+from gateways.wire.target import PROTOCOLS, parse_target
+from gateways.wire.web import parse_front_end
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,6 +45,12 @@ def take_params(ctx: click.Context, param: click.Parameter, value: tuple[str, ..
 @click.command
 @click.argument("url", required=False)
 @click.option(
+    "--front-end",
+    metavar="URL",
+    help="Check this web server, http://HOST:PORT/path, whose backend is --listen.",
+)
+@click.option("--listen", metavar="ADDR", help="Be the backend here: written like URL.")
+@click.option(
     "--param",
     "params",
     multiple=True,
@@ -63,6 +73,8 @@ def take_params(ctx: click.Context, param: click.Parameter, value: tuple[str, ..
 def command(
     ctx: click.Context,
     url: str | None,
+    front_end: str | None,
+    listen: str | None,
     params: dict[str, str],
     only: tuple[str, ...],
     as_list: bool,
@@ -77,7 +89,25 @@ def command(
     URL is fastcgi://HOST:PORT/path or fastcgi+unix:///path/of.sock, and so for scgi and uwsgi. The server should run
     the echo application (gateways.wire.echo.echo_wsgi:application, echo.php, echo.c); without it only the cases that
     look at the protocol alone are run. Half of the cases send what no web server sends: not for production.
+
+    With --front-end and --listen the other side is checked: what a web server sends, and how it takes answers.
     """
+    if front_end is not None or listen is not None:
+        if url is not None or params:
+            raise click.UsageError("--front-end and --listen go with neither URL nor --param", ctx)
+        backend = parse_target(listen) if listen is not None else None
+        protocol = backend.protocol if backend else None
+        rules = select(protocol, only, FRONT_SUITES)
+        if as_list:
+            show_list([case_dict(rule) for rule in rules], as_json=as_json)
+            return 0
+        if front_end is None or backend is None:
+            raise click.UsageError("--front-end and --listen go together", ctx)
+        with FrontRun(parse_front_end(front_end), backend, timeout) as run:
+            run.probe()
+            results = run_all(run.run_cases(rules), rules, backend.protocol)
+        name = f"gateways conform --front-end {backend.protocol}"
+        return report(results, name, junit_file, as_json=as_json, every=every, strict=strict)
     target = parse_target(url, params) if url is not None else None
     cases = choose(target.protocol if target else None, only)
     if as_list:
@@ -86,30 +116,45 @@ def command(
     if target is None:
         raise click.UsageError("which server? URL is missing", ctx)
     echo = probe(target, timeout)
-    results = run_all(target, cases, timeout, echo=echo)
+    results = run_all(run_cases(target, cases, timeout, echo=echo), cases, target.protocol)
+    note = "" if echo else "The server does not run the echo application: cases that need it were skipped."
+    name = f"gateways conform {target.protocol}"
+    return report(results, name, junit_file, as_json=as_json, every=every, strict=strict, note=note)
+
+
+def run_all(running: Iterator[Result], cases: Sequence[Rule], protocol: str) -> list[Result]:
+    """Run, with progress on a terminal."""
+    found: list[Result] = []
+    if not sys.stderr.isatty():
+        return list(running)
+    with click.progressbar(running, length=len(cases), label=protocol, file=sys.stderr, width=24) as bar:
+        found.extend(bar)
+    return found
+
+
+def report(
+    results: list[Result],
+    name: str,
+    junit_file: BinaryIO | None,
+    *,
+    as_json: bool,
+    every: bool,
+    strict: bool,
+    note: str = "",
+) -> int:
+    """Write the results wherever they are wanted, and return the exit code."""
     if junit_file is not None:
-        junit_file.write(junit(results, f"gateways conform {target.protocol}"))
+        junit_file.write(junit(results, name))
         junit_file.close()
     if as_json:
         click.echo(json.dumps([as_dict(result) for result in results], indent=1))
     else:
         show(results, every=every)
-        if not echo:
-            click.echo("The server does not run the echo application: cases that need it were skipped.")
+        if note:
+            click.echo(note)
         click.echo(summary(results))
     counted = ("MUST", "SHOULD") if strict else ("MUST",)
     return EXIT_FAILED if any(each.verdict == "fail" and each.case.level in counted for each in results) else 0
-
-
-def run_all(target: Target, cases: list[Case], timeout: float, *, echo: bool) -> list[Result]:
-    """Run, with progress on a terminal."""
-    found: list[Result] = []
-    running = run_cases(target, cases, timeout, echo=echo)
-    if not sys.stderr.isatty():
-        return list(running)
-    with click.progressbar(running, length=len(cases), label=target.protocol, file=sys.stderr, width=24) as bar:
-        found.extend(bar)
-    return found
 
 
 def show(results: list[Result], *, every: bool) -> None:

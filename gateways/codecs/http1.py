@@ -271,11 +271,11 @@ class HTTP1Codec(Codec):
             held.clear()
             self._request(head, events)
             return start + end + 4 - known
-        if _NOT_IN_HEAD.search(held, max(known - 1, 0)) is not None:
-            raise _not_http(held[0])
         end = held.find(b"\r\n", max(known - 1, 2))
         if end >= 0 and self._line is None:  # a client of another protocol may be waiting for the answer
             self._line = _request_line(bytes(held[:end]))
+        if _NOT_IN_HEAD.search(held, max(known - 1, 0)) is not None:
+            raise _not_http(held[0])
         _check("request head", len(held), limit, 414 if self._line is None else 431)
         return len(data)
 
@@ -286,7 +286,10 @@ class HTTP1Codec(Codec):
         exchange = _Exchange(self._current, method == b"HEAD", http11)
         self._reading = exchange
         self._exchanges.append(exchange)
-        _check("number of fields", head.count(b"\r\n", line_end) - 2, self._limits.params_count, 431)
+        count = head.count(b"\r\n", line_end) - 2
+        if count > self._limits.params_count and _NOT_IN_HEAD.search(head) is not None:  # refused before all had come
+            raise _not_http(head[0])
+        _check("number of fields", count, self._limits.params_count, 431)
         params = {
             **self._variables,
             "REQUEST_METHOD": method.decode("latin-1"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 from gateways.codecs.cgi import HeadParser
@@ -13,7 +13,7 @@ from gateways.errors import RemoteProtocolError
 from gateways.wire.link import Link
 from gateways.wire.target import Target
 
-__all__ = ["Case", "Context", "Echo", "Failure", "Level", "Needs", "Skip", "response_head"]
+__all__ = ["Case", "Context", "Echo", "Failure", "Level", "Needs", "Rule", "Skip", "response_head"]
 
 Level: TypeAlias = Literal["MUST", "SHOULD"]
 Needs: TypeAlias = Literal["wire", "echo"]
@@ -31,6 +31,30 @@ class Failure(Exception):
 
 class Skip(Exception):
     """The case cannot be judged with this server; the message says why."""
+
+
+class Rule(Protocol):
+    """What there is to say of a case, whatever it runs with."""
+
+    @property
+    def id(self) -> str:
+        """Its name: the protocol comes first."""
+
+    @property
+    def title(self) -> str:
+        """In a few words."""
+
+    @property
+    def section(self) -> str:
+        """Of the specification, or the measured behaviour that justifies it."""
+
+    @property
+    def level(self) -> Level:
+        """How much a failure matters."""
+
+    @property
+    def needs(self) -> Needs:
+        """What must be behind the server."""
 
 
 @dataclass(frozen=True, slots=True)

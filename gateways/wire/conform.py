@@ -7,19 +7,20 @@ server that does not answer that is given up, and what is left is skipped.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, TypeVar
 
 from gateways.errors import ConfigError
-from gateways.wire.case import Case, Context, Failure, Skip
+from gateways.wire.case import Case, Context, Failure, Rule, Skip
 from gateways.wire.cases import ALIVE, SUITES, answers_as_echo
 from gateways.wire.link import Link, Silent
 from gateways.wire.target import Target
 
-__all__ = ["Result", "Verdict", "choose", "probe", "run_case", "run_cases"]
+__all__ = ["Result", "Verdict", "choose", "probe", "run_case", "run_cases", "select"]
 
+AnyCase = TypeVar("AnyCase", bound=Rule)
 Verdict: TypeAlias = Literal["pass", "fail", "skip"]
 NO_ECHO: Final = "the server does not run the echo application"
 
@@ -28,7 +29,7 @@ NO_ECHO: Final = "the server does not run the echo application"
 class Result:
     """What became of one case."""
 
-    case: Case
+    case: Rule
     verdict: Verdict
     seconds: float = 0.0
     reason: str = ""
@@ -41,11 +42,16 @@ class Result:
 
 
 def choose(protocol: str | None, patterns: Iterable[str]) -> list[Case]:
+    """The cases for servers, as ``select`` has it."""
+    return select(protocol, patterns, SUITES)
+
+
+def select(protocol: str | None, patterns: Iterable[str], suites: Mapping[str, Sequence[AnyCase]]) -> list[AnyCase]:
     """The cases of a protocol, None is all; with ``patterns`` those whose id is one, matches it or lies below it.
 
     Raises ConfigError where a pattern matches none.
     """
-    cases = [case for name, suite in SUITES.items() if protocol in (None, name) for case in suite]
+    cases = [case for name, suite in suites.items() if protocol in (None, name) for case in suite]
     wanted = list(patterns)
     if not wanted:
         return cases

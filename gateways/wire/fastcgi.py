@@ -264,6 +264,11 @@ class Talk:
         if reply.ended and not reply.protocol_status and reply.stdout and reply.status < 400:
             raise Failure("a refusal, or a close", f"status {reply.status}: {bytes(reply.body[:80])!r}")
 
+    def ends(self) -> None:
+        """Nothing more of any request comes, until the server closes."""
+        while self.take() is not None:
+            pass
+
     def closes(self) -> None:
         """The server closes, and sends nothing more before."""
         try:

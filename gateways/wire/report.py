@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 from xml.etree import ElementTree as ET
 
-from gateways.wire.case import Case
+from gateways.wire.case import Rule
 from gateways.wire.conform import Result
 
 __all__ = ["as_dict", "case_dict", "detail_lines", "junit", "shown", "summary", "text_lines"]
@@ -17,7 +17,7 @@ SHOWN: Final = 160
 ILLEGAL: Final = {code: "?" for code in range(32) if code not in (9, 10)}
 
 
-def case_dict(case: Case) -> dict[str, str]:
+def case_dict(case: Rule) -> dict[str, str]:
     """A case for JSON."""
     return {"id": case.id, "title": case.title, "section": case.section, "level": case.level, "needs": case.needs}
 

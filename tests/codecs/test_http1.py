@@ -323,7 +323,10 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     "HTTP/2.0": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
     "HTTP/11": (b"GET / HTTP/11\r\n", 400),
     "http/1.1": (b"GET / http/1.1\r\n", 400),
+    "HTTP/1.2, then a control character": (b"GET / HTTP/1.2\r\nA: \0\r\n\r\n", 505),
     "CONNECT": (b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n", 501),
+    "CONNECT, then a control character": (b"CONNECT a:443 HTTP/1.1\r\nA: \0\r\n\r\n", 501),
+    "a control character, then HTTP/1.2": (b"GET /\0 HTTP/1.2\r\n\r\n", 400),
     "expect": (head(b"Expect: 200-ok", b"Content-Length: 1"), 417),
     "expect two": (head(b"Expect: 100-continue, x", b"Content-Length: 1"), 417),
     "TLS": (bytes.fromhex("160301008b01000087"), 400),
@@ -459,6 +462,13 @@ def test_limits_at_every_split(data: bytes, limit: str, status: int) -> None:
         assert isinstance(error, LimitExceeded)
         assert (error.limit, error.status_hint, codec.buffered) == (limit, status, 0)
         assert error.value > error.maximum
+
+
+def test_a_control_character_among_too_many_fields_at_every_split() -> None:
+    for pieces in splits(b"GET / HTTP/1.1\r\nHost: a\r\nA: \0\r\nC:\r\nD:\r\nE:\r\n\r\n"):
+        _, error, _ = run(pieces, LIMITS)
+        assert isinstance(error, MalformedMessage)
+        assert error.status_hint == 400
 
 
 def test_at_the_limits() -> None:

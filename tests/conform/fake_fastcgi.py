@@ -10,6 +10,7 @@ from tests.conform.fakes import STATUS_OF_REFUSAL, End, Fake, Hang
 
 __all__ = ["FastCGIFake"]
 
+MOST_PARAMS, MOST_REQUESTS = 2_000_000, 1_000
 KNOWN = ("FCGI_MAX_CONNS", "FCGI_MAX_REQS", "FCGI_MPXS_CONNS")
 
 
@@ -63,6 +64,9 @@ class FastCGIFake(Fake):
         while True:
             block = sock.recv(65_536)
             if not block:
+                if self.broken == "eof-serves":
+                    for number in [number for number, asked in active.items() if asked.head]:
+                        self.answer(sock, active, number, leftover)
                 self.ended(bool(data or active))
             data += block
             while len(data) >= 8:
@@ -150,6 +154,9 @@ class FastCGIFake(Fake):
 
     def begin(self, sock: socket.socket, active: dict[int, Asked], number: int, content: bytes) -> None:
         rule = self.broken
+        if rule == "second-refused" and number in active:  # which breaks no rule: so does libfcgi
+            sock.sendall(rec(3, number, struct.pack(">IB3x", 0, 1)))
+            return
         if number in active or (rule == "ids-ignored" and active):
             if rule not in ("merged", "ids-ignored"):
                 self.malformed()
@@ -172,6 +179,9 @@ class FastCGIFake(Fake):
         active[number] = Asked(role, keep)
         if rule == "fatal-many" and len(active) > 32:
             self.die()
+        if len(active) > MOST_REQUESTS and rule != "no-limits":
+            self.end(sock, active, number, 2)
+            return
         if role not in (1, 2) and rule != "any-role":
             if rule == "filter-hang" and role == 3:
                 active[number].refused = True
@@ -187,6 +197,9 @@ class FastCGIFake(Fake):
             self.refuse(sock, active, number)
             return
         asked.params += content
+        if len(asked.params) > MOST_PARAMS and rule != "no-limits":
+            self.refuse(sock, active, number)
+            return
         if rule == "params-64k" and len(asked.params) > 65_535:
             raise End
         if rule == "pairs-per-record":
@@ -218,7 +231,8 @@ class FastCGIFake(Fake):
     ) -> None:
         asked = active[number]
         if not asked.head:
-            self.refuse(sock, active, number)
+            if self.broken != "early-stdin-dropped":
+                self.refuse(sock, active, number)
             return
         if content:
             if self.broken != "first-stdin-record" or not asked.body:

@@ -25,6 +25,9 @@ class SingleFake(Fake):
             block = sock.recv(65_536)
             eof = not block
             data += block
+        if self.broken == "packet-answer" and data[0]:  # which breaks no rule: it is how uWSGI's spooler says no
+            sock.sendall(b"\xff\0\0\0")
+            raise End
         pairs, body = found
         params: dict[str, str] = {}
         for name, value in pairs:
@@ -42,6 +45,8 @@ class SingleFake(Fake):
         while len(body) < count and (self.broken != "one-read"):
             block = sock.recv(65_536)
             if not block:
+                if self.broken == "eof-serves":
+                    break
                 self.ended(within=True)
             body += block
         if self.broken == "trailing-refused" and len(body) > count:
@@ -94,7 +99,9 @@ class UWSGIFake(SingleFake):
         if len(data) < 4:
             return None
         modifier1, size, modifier2 = struct.unpack_from("<BHB", data)
-        if (modifier1 and self.broken != "any-modifier") or (modifier2 and self.broken == "modifier2-checked"):
+        if (modifier1 and self.broken not in ("any-modifier", "packet-answer")) or (
+            modifier2 and self.broken == "modifier2-checked"
+        ):
             self.malformed()
         if self.broken == "datasize-15-bits":
             size &= 0x7FFF

@@ -7,7 +7,7 @@ import pytest
 
 from gateways.wire.case import Case, Context, Failure
 from gateways.wire.cases import ALIVE, SUITES
-from gateways.wire.conform import probe, run_case, run_cases
+from gateways.wire.conform import choose, probe, run_case, run_cases
 from gateways.wire.report import text_lines
 from gateways.wire.target import Target, parse_target
 from tests.conform.fake_fastcgi import FastCGIFake
@@ -17,7 +17,7 @@ from tests.conform.fakes import Fake
 PATIENT = 5.0
 HASTY = 0.1
 """For servers that hang: nothing but a failure is expected of these."""
-PACKETS = 10
+PACKETS = 100
 """How often a case about packets is tried: the system may join two that were sent apart."""
 
 FASTCGI = {
@@ -33,6 +33,7 @@ FASTCGI = {
     "framing.flags.ff": "flags-equal",
     "framing.version.*": "version-ignored",
     "framing.foreign.*": "errors-hang",
+    "framing.cut.stdin": "eof-serves",
     "framing.cut.*": "eof-hang",
     "framing.begin-length.*": "begin-any-length",
     "params.value.[01]": "value-off-by-one",
@@ -63,6 +64,7 @@ FASTCGI = {
     "stdin.bad-length.*": "any-length",
     "stdin.unread.*": "unread-no-answer",
     "stdin.unread-kept": "leftover",
+    "order.early-body": "early-stdin-dropped",
     "order.*": "fatal-errors",
     "stdout.size.65536": "one-record",
     "stdout.size.1*0*": "one-record",
@@ -103,6 +105,7 @@ FASTCGI = {
     "abort.*": "abort-ignored",
     "disconnect.*": "fatal-eof",
     "limits.requests.*": "fatal-many",
+    "limits.*": "no-limits",
 }
 COUNTED = {
     "body.after.*": "trailing-refused",
@@ -116,6 +119,7 @@ COUNTED = {
     "end.early": "early-end",
     "params.value.*": "value-off-by-one",
     "params.name.*": "name-off-by-one",
+    "cut.body.*": "eof-serves",
     "cut.*": "eof-hang",
     "disconnect.*": "fatal-eof",
     "connections.silent": "serial",
@@ -196,6 +200,18 @@ def test_a_server_that_breaks_no_rule_passes_all(fakes: dict[str, Fake], protoco
     assert probe(target, PATIENT)
     results = list(run_cases(target, SUITES[protocol], PATIENT, echo=True))
     assert [result.verdict for result in results] == ["pass"] * len(results), "\n".join(text_lines(results))
+
+
+def test_a_modifier_may_be_refused_by_a_packet(fakes: dict[str, Fake]) -> None:
+    fakes["uwsgi"].breaks("packet-answer")
+    results = list(run_cases(target_of(fakes["uwsgi"]), choose("uwsgi", ["uwsgi.modifier1"]), PATIENT, echo=True))
+    assert {result.verdict for result in results} == {"pass"}, "\n".join(text_lines(results))
+
+
+def test_a_second_begin_may_be_refused_and_the_first_go_on(fakes: dict[str, Fake]) -> None:
+    fakes["fastcgi"].breaks("second-refused")
+    [case] = choose("fastcgi", ["fastcgi.active-id.begin"])
+    assert run_case(case, target_of(fakes["fastcgi"]), PATIENT, echo=True).verdict == "pass"
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)

@@ -73,6 +73,21 @@ def test_the_libfcgi_form(tmp_path: Path) -> None:
     if "fcgiapp.h" in done.stderr or "-lfcgi" in done.stderr:
         pytest.skip("libfcgi-dev is not installed")
     assert (done.returncode, done.stderr) == (0, "")
+    check_program(program)
+
+
+def test_the_go_form(tmp_path: Path) -> None:
+    if shutil.which("go") is None:
+        pytest.skip("Go is not installed")
+    program = tmp_path / "echo"
+    argv = ["go", "build", "-o", str(program), str(HERE / "echo.go")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=170, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    check_program(program)
+
+
+def check_program(program: Path) -> None:
+    """Behind a socket."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(16)

@@ -30,7 +30,7 @@ SUITES: Final[dict[str, list[Case]]] = {
         *response.cases("fastcgi"),
     ],
     "scgi": [*scgi.CASES, *response.cases("scgi")],
-    "uwsgi": [*uwsgi.CASES, *response.cases("uwsgi")],
+    "uwsgi": [*uwsgi.CASES, *response.cases("uwsgi"), *uwsgi.LAST],
 }
 ALIVE: Final[dict[str, Callable[[Context], None]]] = {
     "fastcgi": fastcgi.alive,

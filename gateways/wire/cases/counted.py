@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from gateways.wire.case import Case, Context, Failure, Level, Needs
+from gateways.wire.case import Case, Context, Echo, Failure, Level, Needs
 from gateways.wire.cases.fastcgi_framing import PAUSE, post
 from gateways.wire.cases.fastcgi_params import BYTES, MODEST
 from gateways.wire.cases.fastcgi_streams import NOT_LENGTHS, noise, posting
@@ -129,7 +129,7 @@ def hostile(*parts: bytes | Callable[[Context], bytes], end: bool = True) -> Cal
 
 
 def cut(size: int, *, in_body: bool) -> Callable[[Context], None]:
-    """The web server closes its side within a request: whatever comes, the connection ends and the server lives."""
+    """The web server closes its side within a request, which is not served as if it were whole; the server lives."""
 
     def run(context: Context) -> None:
         params, _ = post(context, BODY)
@@ -138,8 +138,8 @@ def cut(size: int, *, in_body: bool) -> Callable[[Context], None]:
         answer = exchange(context, data, end=True)
         if not in_body:
             refused(answer)
-        elif answer.raw and context.echo and answer.status == 200 and b"length 8\n" in answer.body:
-            raise Failure("no whole body", "the application saw 8 bytes")
+        elif answer.raw and context.echo and answer.status == 200 and Echo.parse(answer.body):
+            raise Failure("a refusal, or a close", f"a request with {size} of {len(BODY)} bytes of body was served")
         alive(context)
 
     return run
@@ -163,8 +163,7 @@ def unread(size: int) -> Callable[[Context], None]:
     """A body that is left unread does not cost the application its answer."""
 
     def run(context: Context) -> None:
-        params, seen = posting(context, str(size))
-        params["QUERY_STRING"] = "read=no"
+        params, seen = posting(context, str(size), query="read=no")
         served(context, seen, b"", head(context.target.protocol, params), noise(size))
 
     return run

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Final
 
 from gateways.codecs.fastcgi_records import FCGI_BEGIN_REQUEST, FCGI_PARAMS, FCGI_STDIN
-from gateways.wire.case import Case, Context, Failure
+from gateways.wire.case import Case, Context, Echo, Failure
 from gateways.wire.fastcgi import KEEP, Talk, alive, begin, pair, pairs, rec, request, stream
 from gateways.wire.link import Silent
 
@@ -63,6 +63,20 @@ def padded(where: str, size: int, junk: bytes = b"\0", reserved: int = 0) -> Cal
         ]
 
     return shaped(shape)
+
+
+def get_padded(size: int) -> Callable[[Context], None]:
+    """A GET in one packet, its one record of parameters padded."""
+
+    def run(context: Context) -> None:
+        seen = {"CONFORM_A": "b"}
+        talk = Talk(context)
+        talk.expect(1)
+        block = rec(FCGI_PARAMS, 1, pairs(context.params(seen)), size)
+        talk.send(begin(1) + block + rec(FCGI_PARAMS, 1) + rec(FCGI_STDIN, 1))
+        talk.good(talk.answer(), seen)
+
+    return run
 
 
 PLACES: Final = ("BEGIN_REQUEST", "PARAMS", "the end of PARAMS", "STDIN", "the end of STDIN", "all")
@@ -202,6 +216,21 @@ def cut(size: int) -> Callable[[Context], None]:
     return not_served(whole=lambda context: truncated(context, size), end=True)
 
 
+def cut_body(context: Context) -> None:
+    """A body of which nothing tells the length ends with its stream, and not with the connection."""
+    params, _ = post(context)
+    del params["CONTENT_LENGTH"]
+    talk = Talk(context)
+    talk.expect(1)
+    talk.send(begin(1), stream(FCGI_PARAMS, 1, pairs(params)), rec(FCGI_STDIN, 1, BODY))
+    talk.link.end()
+    reply = talk.answer()
+    said = Echo.parse(reply.body) if reply.ended and reply.stdout and reply.status == 200 else None
+    if said is not None and said.body:
+        raise Failure("a refusal, or a close", f"a request with {len(said.body)} bytes of body was served")
+    alive(context)
+
+
 def flags(value: int, *, keeps: bool) -> Callable[[Context], None]:
     """Flags of which only bit 0 has a meaning."""
 
@@ -237,6 +266,16 @@ CASES: Final[list[Case]] = [
         )
         for place in PLACES
         for size in (1, 7, 8, 255)
+    ),
+    *(
+        Case(
+            f"fastcgi.framing.padding.get.{size}",
+            f"a GET in one packet, {size} bytes of padding on PARAMS",
+            f"{RECORDS}; nginx sends it so",
+            "MUST",
+            get_padded(size),
+        )
+        for size in (1, 7, 255)
     ),
     *(
         Case(
@@ -322,6 +361,14 @@ CASES: Final[list[Case]] = [
             ("params-header", 19, "the header of PARAMS"),
             ("params", 60, "PARAMS"),
         )
+    ),
+    Case(
+        "fastcgi.framing.cut.stdin",
+        "the connection ends within a body without CONTENT_LENGTH",
+        "FastCGI 1.0, 3.3 Types of Record Types",
+        "SHOULD",
+        cut_body,
+        "echo",
     ),
     *(
         Case(

@@ -125,6 +125,18 @@ def between(*parts: bytes) -> Callable[[Context], None]:
     return run
 
 
+def instead(context: Context) -> None:
+    """The parameters of another id are not those of a request that has none of its own."""
+    talk = Talk(context)
+    talk.expect(1)
+    other = rec(FCGI_PARAMS, 7, pairs(context.params({"CONFORM_OTHER": "other"})))
+    talk.send(begin(1) + other + rec(FCGI_PARAMS, 1) + rec(FCGI_STDIN, 1))
+    talk.link.end()
+    if b"CONFORM_OTHER" in talk.answer().stdout:
+        raise Failure("no parameter of request 7", "CONFORM_OTHER")
+    alive(context)
+
+
 def hostile(*parts: bytes) -> Callable[[Context], None]:
     """What no web server sends: whatever comes back has the protocol's form, and the server lives."""
 
@@ -133,8 +145,7 @@ def hostile(*parts: bytes) -> Callable[[Context], None]:
         talk.expect(1)
         talk.send(*parts)
         talk.link.end()
-        while talk.take() is not None:
-            pass
+        talk.ends()
         alive(context)
 
     return run
@@ -267,6 +278,14 @@ CASES: Final[list[Case]] = [
             ("abort", "FCGI_ABORT_REQUEST", (rec(2, 257),)),
             ("data", "FCGI_DATA", (rec(8, 257, b"other"),)),
         )
+    ),
+    Case(
+        "fastcgi.inactive.within.instead",
+        "FCGI_PARAMS of another id in the place of a request's own",
+        MANAGED,
+        "MUST",
+        instead,
+        "echo",
     ),
     *(
         Case(f"fastcgi.hostile.{name}", title, section, "MUST", hostile(*parts))

@@ -15,6 +15,7 @@ PAIRS: Final = "FastCGI 1.0, 3.4 Name-Value Pairs"
 STREAM: Final = "FastCGI 1.0, 5.2 FCGI_PARAMS"
 CVE: Final = "FastCGI 1.0, 3.4; CVE-2025-23016"
 RFC: Final = "RFC 3875, 4.1"
+ENDLESS_RECORDS: Final = 256
 MARK: Final = pair("CONFORM_A", "value", long=2)
 """One pair of which every byte is a place to split."""
 
@@ -59,7 +60,6 @@ def bad(tail: bytes, *, refuse: bool) -> Callable[[Context], None]:
         talk = Talk(context)
         talk.expect(1)
         talk.send(begin(1), stream(FCGI_PARAMS, 1, pairs(context.params()) + tail), rec(FCGI_STDIN, 1))
-        talk.link.end()
         reply = talk.answer()
         if refuse:
             talk.refused(reply)
@@ -91,6 +91,16 @@ def ends_or_serves(tail: Callable[[], bytes]) -> Callable[[Context], None]:
         alive(context)
 
     return run
+
+
+def endless(context: Context) -> None:
+    """Parameters that never end are refused, or the connection ends, before they fill the memory."""
+    talk = Talk(context)
+    talk.expect(1)
+    block = rec(FCGI_PARAMS, 1, pair("CONFORM_A", "v" * 65_500))
+    talk.send(begin(1), rec(FCGI_PARAMS, 1, pairs(context.params())), *[block] * ENDLESS_RECORDS)
+    talk.refused(talk.answer())
+    alive(context)
 
 
 def httpoxy(context: Context) -> None:
@@ -247,5 +257,12 @@ CASES: Final[list[Case]] = [
             ("10000", lambda: b"".join(pair(f"CONFORM_{at}", "") for at in range(10_000)), "10,000 parameters"),
             ("empty-names", lambda: pair("", "v") * 3, "names of nothing"),
         )
+    ),
+    Case(
+        "fastcgi.limits.params",
+        "16 MiB of FCGI_PARAMS without an end are refused",
+        "limits: memory is finite; nginx sends 32 KiB of fields at most, as it comes",
+        "SHOULD",
+        endless,
     ),
 ]

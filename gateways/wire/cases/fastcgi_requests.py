@@ -9,6 +9,7 @@ from gateways.codecs.fastcgi_records import (
     FCGI_ABORT_REQUEST,
     FCGI_CANT_MPX_CONN,
     FCGI_DATA,
+    FCGI_END_REQUEST,
     FCGI_OVERLOADED,
     FCGI_PARAMS,
     FCGI_STDIN,
@@ -25,6 +26,7 @@ BEGIN: Final = "FastCGI 1.0, 5.1 FCGI_BEGIN_REQUEST"
 END: Final = "FastCGI 1.0, 5.5 FCGI_END_REQUEST"
 KEPT: Final = "FastCGI 1.0, 3.5 and 5.1 FCGI_KEEP_CONN"
 IDS: Final = "FastCGI 1.0, 3.3 Managing Request IDs"
+WAITING: Final = 5_000
 ABORT: Final = "FastCGI 1.0, 5.4 FCGI_ABORT_REQUEST"
 
 
@@ -196,10 +198,14 @@ def active_id(place: int) -> Callable[[Context], None]:
         talk.send(*parts[:place], request(1, params, b"new"))
         talk.link.end()
         reply = talk.answer()
+        if reply.ended and reply.protocol_status:  # the second is refused, and the first goes on
+            talk.expect(1)
+            reply = talk.answer()
         if reply.ended and b"CONFORM_OLD" in reply.stdout and b"CONFORM_MARK" in reply.stdout:
             raise Failure("one request's parameters", "those of both")
         if reply.ended and b"oldnew" in reply.stdout:
             raise Failure("one request's body", "that of both")
+        talk.ends()
         alive(context)
 
     return run
@@ -275,6 +281,17 @@ def many(count: int) -> Callable[[Context], None]:
         alive(context)
 
     return run
+
+
+def waiting(context: Context) -> None:
+    """Very many requests that wait for their bodies: some are refused, or the connection ends."""
+    params, _ = post(context)
+    talk = Talk(context)
+    talk.expect(*range(1, WAITING + 1))
+    talk.send(*[head_of(number, params, KEEP) for number in range(1, WAITING + 1)])
+    while (found := talk.take()) is not None and found.kind != FCGI_END_REQUEST:
+        pass
+    alive(context)
 
 
 CASES: Final[list[Case]] = [
@@ -364,5 +381,12 @@ CASES: Final[list[Case]] = [
             many(count),
         )
         for count in (40, 100)
+    ),
+    Case(
+        "fastcgi.limits.waiting",
+        f"{WAITING:,} requests at once on one connection, of which none ends, are not all kept",
+        f"{END}: FCGI_OVERLOADED; limits: memory is finite",
+        "SHOULD",
+        waiting,
     ),
 ]

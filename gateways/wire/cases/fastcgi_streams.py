@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Final
 
 from gateways.codecs.fastcgi_records import FCGI_PARAMS, FCGI_STDIN
-from gateways.wire.case import Case, Context, Failure
-from gateways.wire.fastcgi import KEEP, Talk, alive, begin, head_of, pairs, rec, request, stream
+from gateways.wire.case import Case, Context, Echo, Failure
+from gateways.wire.fastcgi import KEEP, Reply, Talk, alive, begin, head_of, pairs, rec, request, stream
 
 __all__ = ["CASES"]
 
@@ -25,10 +25,10 @@ def noise(size: int) -> bytes:
     return (NOISE * (size // 256 + 1))[:size]
 
 
-def posting(context: Context, length: str | None) -> tuple[dict[str, str], dict[str, str]]:
+def posting(context: Context, length: str | None, *, query: str = "") -> tuple[dict[str, str], dict[str, str]]:
     """Parameters of a POST with this CONTENT_LENGTH, None is without; and what must be seen of them."""
     seen = {"CONFORM_A": "b", "REQUEST_METHOD": "POST"}
-    params = context.params(seen | {"CONTENT_TYPE": "application/octet-stream"})
+    params = context.params(seen | {"CONTENT_TYPE": "application/octet-stream"}, query=query)
     if length is not None:
         params["CONTENT_LENGTH"] = length
     return params, seen
@@ -116,18 +116,35 @@ def waits_for_end(context: Context) -> None:
 
 
 def disorder(*parts: bytes) -> Callable[[Context], None]:
-    """Streams in the wrong order: an end of some kind, and the server lives."""
+    """Streams in the wrong order: one end of some kind, and the server lives."""
 
     def run(context: Context) -> None:
         params, _ = posting(context, "4")
-        talk = Talk(context)
-        talk.expect(1)
-        talk.send(begin(1), *[part or rec(FCGI_PARAMS, 1, pairs(params)) for part in parts])
-        talk.link.end()
-        talk.answer()
+        disordered(context, params, *parts)
         alive(context)
 
     return run
+
+
+def disordered(context: Context, params: dict[str, str], *parts: bytes) -> Reply:
+    """Send one request in these parts, and no more; its one answer."""
+    talk = Talk(context)
+    talk.expect(1)
+    talk.send(begin(1), *[part or rec(FCGI_PARAMS, 1, pairs(params)) for part in parts])
+    talk.link.end()
+    reply = talk.answer()
+    talk.ends()
+    return reply
+
+
+def early_body(context: Context) -> None:
+    """A body that starts within the parameters is refused, or not lost: nothing else tells how long it is."""
+    params, _ = posting(context, None)
+    reply = disordered(context, params, GIVEN, DATA, END_PARAMS, END_STDIN)
+    said = Echo.parse(reply.body) if reply.ended and reply.stdout and reply.status == 200 else None
+    if said is not None and said.body != DATA[8:]:
+        raise Failure("a refusal, a close or the whole body", f"a request with {len(said.body)} bytes of it was served")
+    alive(context)
 
 
 def sized(size: int) -> Callable[[Context], None]:
@@ -185,8 +202,7 @@ def unread(size: int) -> Callable[[Context], None]:
     """A body that the application leaves unread does not cost it its answer."""
 
     def run(context: Context) -> None:
-        params, seen = posting(context, str(size))
-        params["QUERY_STRING"] = "read=no"
+        params, seen = posting(context, str(size), query="read=no")
         talk = Talk(context)
         talk.expect(1)
         talk.send(head_of(1, params), stream(FCGI_STDIN, 1, noise(size), 8_192))
@@ -198,8 +214,7 @@ def unread(size: int) -> Callable[[Context], None]:
 def unread_then_next(context: Context) -> None:
     """The unread body of one request is not part of the next on a kept connection."""
     talk = Talk(context)
-    params, seen = posting(context, "100000")
-    params["QUERY_STRING"] = "read=no"
+    params, seen = posting(context, "100000", query="read=no")
     talk.good(talk.ask(1, params, noise(100_000), KEEP), seen)
     params, seen = posting(context, "3")
     talk.good(talk.ask(1, params, b"new"), seen, b"new")
@@ -208,7 +223,7 @@ def unread_then_next(context: Context) -> None:
 NOT_LENGTHS: Final = (
     ("plus", "+5"), ("minus", "-1"), ("minus-zero", "-0"), ("blank-before", " 5"), ("blank-after", "5 "),
     ("underscore", "1_0"), ("list", "5,5"), ("hex", "0x5"), ("word", "five"), ("superscript", "\xb2"),
-    ("19-digits", "1" * 19),
+    ("20-digits", "9" * 20),
 )  # fmt: skip
 DATA: Final = rec(FCGI_STDIN, 1, b"body")
 END_STDIN: Final = rec(FCGI_STDIN, 1)
@@ -293,6 +308,14 @@ CASES: Final[list[Case]] = [
             ("params-in-body", "FCGI_PARAMS within the body", (GIVEN, END_PARAMS, DATA, GIVEN, DATA, END_STDIN)),
             ("no-params-end", "no end of FCGI_PARAMS", (GIVEN, END_STDIN)),
         )
+    ),
+    Case(
+        "fastcgi.order.early-body",
+        "FCGI_STDIN before the end of FCGI_PARAMS, without CONTENT_LENGTH: refused, or not lost",
+        f"{TYPES}; {CHUNKED}",
+        "SHOULD",
+        early_body,
+        "echo",
     ),
     *(
         Case(f"fastcgi.stdout.size.{size}", f"a response of {size} bytes", OUT, "MUST", sized(size), "echo")

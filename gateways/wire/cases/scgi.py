@@ -87,6 +87,13 @@ CASES: Final[list[Case]] = [
     Case("scgi.order.length-last", "CONTENT_LENGTH last", ORDER, "SHOULD", arranged(last)),
     Case("scgi.order.no-scgi", "no SCGI header", ORDER, "SHOULD", arranged(no_scgi)),
     *(Case(f"scgi.netstring.{name}", title, NETSTRING, "SHOULD", hostile(data)) for name, data, title in BAD),
+    Case(
+        "scgi.netstring.endless",
+        "16 MiB of headers, with a length of 10^9",
+        "limits: memory is finite",
+        "SHOULD",
+        hostile(b"999999999:", lambda _: b"x" * (1 << 24), end=False),
+    ),
     *(
         Case(f"scgi.headers.{name}", title, REQUEST, "SHOULD", hostile(netstring(block)))
         for name, block, title in BLOCKS

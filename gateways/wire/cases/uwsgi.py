@@ -8,19 +8,28 @@ from typing import Final
 from gateways.wire.case import Case, Context, Failure
 from gateways.wire.cases import counted
 from gateways.wire.cases.counted import hostile, served
-from gateways.wire.single import alive, exchange, packet, variables
+from gateways.wire.single import alive, exchange, packet, refused, variables
 
-__all__ = ["CASES"]
+__all__ = ["CASES", "LAST"]
 
 PACKET: Final = "The uwsgi protocol, packet format"
 VARS: Final = "The uwsgi protocol, vars"
 LINE: Final = "mod_proxy_uwsgi answers 502 without a status line"
+ANSWER: Final = b"\xff"
+"""modifier1 of an answer that is a packet, as uWSGI's spooler gives it."""
 GET: Final = variables([("REQUEST_METHOD", "GET"), ("REQUEST_URI", "/"), ("PATH_INFO", "/"), ("SCRIPT_NAME", "")])
 
 
 def modified(modifier1: int) -> Callable[[Context], None]:
-    """A modifier that stands for another plugin than Python's is not taken for a request."""
-    return hostile(packet(GET, modifier1))
+    """A modifier that stands for another plugin than Python's is not taken for a request; a packet may say so."""
+
+    def run(context: Context) -> None:
+        answer = exchange(context, packet(GET, modifier1), end=True)
+        if answer.raw[:1] != ANSWER:
+            refused(answer)
+        alive(context)
+
+    return run
 
 
 def modifier2(context: Context) -> None:
@@ -95,6 +104,10 @@ CASES: Final[list[Case]] = [
         hostile(packet(GET, size=len(GET) - 1)),
     ),
     Case("uwsgi.response.line", "a status line", LINE, "SHOULD", status_line),
+    *counted.cases("uwsgi", PACKET, "The uwsgi protocol, the body after the packet"),
+]
+
+LAST: Final[list[Case]] = [
     Case(
         "uwsgi.variables.data",
         "UWSGI_FILE and its like load nothing",
@@ -102,5 +115,5 @@ CASES: Final[list[Case]] = [
         "SHOULD",
         never_loads,
     ),
-    *counted.cases("uwsgi", PACKET, "The uwsgi protocol, the body after the packet"),
 ]
+"""To be run last: uWSGI serves nothing more after it, for it loads what it was told to, and keeps that for the path."""

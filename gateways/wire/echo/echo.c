@@ -47,10 +47,10 @@ int main(void)
                 FCGX_PutChar("0123456789abcdef"[at % 16], request.out);
             continue;
         }
-        const char *left = asked(query, "read");
+        const char *left = asked(query, "read"), *role = FCGX_GetParam("FCGI_ROLE", request.envp);
         char *body = NULL;
         size_t length = 0, room = 0;
-        if (!left || strncmp(left, "no", 2)) {
+        if ((!left || strncmp(left, "no", 2)) && (!role || strcmp(role, "AUTHORIZER"))) { /* which has no FCGI_STDIN */
             int got;
             do {
                 if (room - length < 65536 && !(body = realloc(body, room += 1 << 20)))

@@ -1,0 +1,19 @@
+"""SCGI, the application side."""
+
+from __future__ import annotations
+
+from gateways.codecs.scgi import SCGICodec
+from gateways.limits import Limits
+from tests.fuzz.checks import check_codec
+
+LIMITS = Limits(params_bytes=2_000, params_count=20, body_bytes=2_000)
+
+
+def one_input(data: bytes) -> None:
+    check_codec(lambda: SCGICodec(LIMITS), data, LIMITS.params_bytes + 16)
+
+
+def seeds() -> list[bytes]:
+    from tests.codecs.test_scgi import WIRES
+
+    return WIRES

@@ -111,8 +111,8 @@ class FrontRun:
         context = self.context()
         try:
             exchanges = [context.ask() for _ in range(count)]
-            for exchange in exchanges:
-                exchange.arrives().answer(plain(self.protocol))
+            for arrival in [exchange.arrives() for exchange in exchanges]:
+                arrival.answer(plain(self.protocol))
             for exchange in exchanges:
                 response = exchange.response()
                 if response.status != 200:

@@ -165,7 +165,9 @@ def start(name: str, directory: Path, port: int, backend: int) -> Server:
     if kind == "apache":
         reuse = " enablereuse=on" if keep else ""
         scheme = SCHEMES.get(protocol, protocol)
-        return Apache(directory, f'ProxyPass "/" "{scheme}://{address}/"{reuse}\n', [port])
+        # Each of its processes has a pool: with one, a connection that is out of step is found at once.
+        one = "ServerLimit 1\nThreadsPerChild 32\nMaxRequestWorkers 32\n"
+        return Apache(directory, f'{one}ProxyPass "/" "{scheme}://{address}/"{reuse}\n', [port])
     if kind == "lighttpd":
         module = 'scgi.protocol = "uwsgi"\nscgi' if protocol == "uwsgi" else protocol
         host = f'"host" => "{LOOPBACK}", "port" => {backend}, "check-local" => "disable"'

@@ -74,8 +74,8 @@ def others(context: FrontContext) -> None:
     """The requests after something odd, on all connections that are kept, have each their own body and answer."""
     bodies = [b"body %d" % number * (number + 1) for number in range(AT_ONCE)]
     exchanges = [context.ask("POST", body=body) for body in bodies]
-    for exchange, body in zip(exchanges, bodies, strict=True):
-        arrival = exchange.arrives()
+    arrivals = [exchange.arrives() for exchange in exchanges]
+    for exchange, arrival, body in zip(exchanges, arrivals, bodies, strict=True):
         if arrival.body != body:
             raise Failure("the next request's own body", repr(bytes(arrival.body[:60])))
         arrival.answer(plain(context.protocol, body))

@@ -49,7 +49,7 @@ class FastCGIPeer(Peer):
     @property
     def is_idle(self) -> bool:
         """Another request may come."""
-        served = bool(self.arrivals) and all(arrival.whole for arrival in self.arrivals)
+        served = all(arrival.whole for arrival in self.arrivals)
         return served and self.kept and not (self.faults or self.active or self.buffer or self.eof or self.broken)
 
     def output(self, arrival: Arrival, data: bytes) -> bytes:

@@ -12,10 +12,12 @@ from gateways.wire.case import Failure, Level, Needs
 from gateways.wire.hub import Hub, Wire
 from gateways.wire.web import FrontEnd, Response, is_whole, read_response, request_bytes
 
-__all__ = ["PAUSE", "Exchange", "FrontCase", "FrontContext", "Row", "Run", "head", "plain", "table"]
+__all__ = ["AT_ONCE", "PAUSE", "Exchange", "FrontCase", "FrontContext", "Row", "Run", "head", "plain", "table"]
 
 PAUSE: Final = 0.002
 """Between two writes that the web server shall read apart; whether it does is its own affair."""
+AT_ONCE: Final = 6
+"""So many requests at the same time use every connection that is kept, as a rule."""
 SEEN: Final = 0.05
 """Seconds in which a web server notices that a connection was closed."""
 PATH: Final = "/conform"

@@ -16,7 +16,7 @@ from gateways.wire.backend import Backend, Peer, SCGIPeer, UWSGIPeer
 from gateways.wire.backend_fastcgi import FastCGIPeer
 from gateways.wire.case import Failure, Skip
 from gateways.wire.conform import Result
-from gateways.wire.front import FrontCase, FrontContext
+from gateways.wire.front import AT_ONCE, FrontCase, FrontContext, plain
 from gateways.wire.hub import Hub
 from gateways.wire.target import Target
 from gateways.wire.web import FrontEnd
@@ -96,20 +96,26 @@ class FrontRun:
                 gone = f"the web server has not served any more since {case.id}"
 
     def lives(self) -> bool:
-        """Whether a plain request is served; where not, it is asked again: it may be started anew."""
+        """Whether plain requests are served; where not, it is asked again: it may be started anew."""
         for _ in range(TRIES):
             try:
-                self._plain()
+                self._plain(AT_ONCE if self.hub.wires else 1)
             except (Failure, OSError):
                 time.sleep(min(PAUSE, self.seconds / 4))
             else:
                 return True
         return False
 
-    def _plain(self) -> None:
-        """Have a plain request served; raises Failure and OSError."""
+    def _plain(self, count: int = 1) -> None:
+        """Have plain requests served at the same time; raises Failure and OSError."""
         context = self.context()
         try:
-            context.arrived(context.ask())
+            exchanges = [context.ask() for _ in range(count)]
+            for arrival in [exchange.arrives() for exchange in exchanges]:
+                arrival.answer(plain(self.protocol))
+            for exchange in exchanges:
+                response = exchange.response()
+                if response.status != 200:
+                    raise Failure("status 200 for the client", str(response))
         finally:
             context.close()

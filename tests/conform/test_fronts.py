@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 
 import pytest
 
+from gateways.errors import ConfigError
 from gateways.wire.cases.fronts import FRONT_SUITES
 from gateways.wire.conform import select
 from gateways.wire.front import FrontCase
@@ -14,6 +15,7 @@ from gateways.wire.report import text_lines
 from gateways.wire.target import Target
 from gateways.wire.web import FrontEnd
 from tests.conform.fake_front import FakeFront
+from tests.conform.fake_multiplex import MultiplexFront
 
 PATIENT = 5.0
 HASTY = 0.3
@@ -115,6 +117,11 @@ FASTCGI = {
     "keep.failed": "answer-remembered",
     "keep.end-split": "end-content-left",
     "keep.management": "idle-bytes",
+    "multiplex.ids": "same-id",
+    "multiplex.bodies": "bodies-mixed",
+    "multiplex.left": "abort-closes",
+    "multiplex.failed": "refusal-closes",
+    "multiplex.*": "answers-joined",
     "answer.stdout.records.*": "first-stdout",
     "answer.stdout.padded.*": "padding-in-content",
     "answer.stdout.longest*": "records-32k",
@@ -169,10 +176,20 @@ class Fronts:
     def __init__(self, stack: ExitStack) -> None:
         self.made: dict[tuple[str, bool], tuple[FakeFront, FrontRun]] = {}
         for protocol, keep in KINDS:
-            fake = stack.enter_context(FakeFront(protocol, keep=keep))
-            target = Target(protocol, fake.backend)
-            run = stack.enter_context(FrontRun(FrontEnd("127.0.0.1", fake.port), target, PATIENT))
-            self.made[protocol, keep] = fake, run
+            self.add(protocol, keep, stack.enter_context(FakeFront(protocol, keep=keep)), stack)
+        self.add("multiplex", True, stack.enter_context(MultiplexFront()), stack)
+
+    def add(self, name: str, keep: bool, fake: FakeFront, stack: ExitStack) -> None:
+        target = Target(fake.protocol, fake.backend)
+        run = stack.enter_context(FrontRun(FrontEnd("127.0.0.1", fake.port), target, PATIENT))
+        self.made[name, keep] = fake, run
+
+    def of(self, case: FrontCase) -> tuple[FakeFront, FrontRun]:
+        """The web server that can break the case's rule."""
+        protocol = case.id.partition(".")[0]
+        if case.id.startswith("fastcgi.front.multiplex."):
+            return self.made["multiplex", True]
+        return self.made[protocol, protocol == "fastcgi"]
 
 
 @pytest.fixture(scope="module")
@@ -201,16 +218,23 @@ def test_a_web_server_that_breaks_no_rule_passes_all(fronts: Fronts, protocol: s
     assert not bad, "\n".join(text_lines(bad))
     skipped = {result.case.id.removeprefix("fastcgi.front.") for result in results if result.verdict == "skip"}
     if keep:
-        assert skipped == {"keep.not-asked"}
+        assert {name for name in skipped if not name.startswith("multiplex.")} == {"keep.not-asked"}
     else:
-        assert all(name.startswith("keep.") and name != "keep.not-asked" for name in skipped)
+        assert all(name.startswith(("keep.", "multiplex.")) and name != "keep.not-asked" for name in skipped)
+
+
+def test_one_that_multiplexes_passes_those_cases(fronts: Fronts) -> None:
+    fake, run = fronts.made["multiplex", True]
+    fake.breaks("")
+    run.seconds = PATIENT
+    results = list(run.run_cases(select("fastcgi", ["fastcgi.front.multiplex"], FRONT_SUITES)))
+    assert [result.verdict for result in results] == ["pass"] * 6, "\n".join(text_lines(results, every=True))
 
 
 @pytest.mark.parametrize("case", ALL, ids=lambda case: case.id)
 def test_each_case_fails_with_a_web_server_that_breaks_its_rule(fronts: Fronts, case: FrontCase) -> None:
-    protocol = case.id.partition(".")[0]
     rule = rule_for(case)
-    fake, run = fronts.made[protocol, protocol == "fastcgi"]
+    fake, run = fronts.of(case)
     run.seconds = HASTY
     verdict = "pass"
     for _ in range(PACKETS if rule == "one-read" else 1):
@@ -224,12 +248,14 @@ def test_each_case_fails_with_a_web_server_that_breaks_its_rule(fronts: Fronts, 
 @pytest.mark.parametrize("protocol", FRONT_SUITES)
 def test_a_broken_rule_is_a_narrow_one(fronts: Fronts, protocol: str) -> None:
     """The plain request is served all the same, so it is the case's own rule that fails it."""
-    fake, run = fronts.made[protocol, protocol == "fastcgi"]
-    run.seconds = 1.0
     unserved = set()
-    for rule in {rule_for(case) for case in FRONT_SUITES[protocol]}:
+    for rule, (fake, run) in {rule_for(case): fronts.of(case) for case in FRONT_SUITES[protocol]}.items():
+        run.seconds = 1.0
+        run.hub.close()
         fake.breaks(rule)
-        if not run.lives():
+        try:
+            run.probe()
+        except ConfigError:
             unserved.add(rule)
     assert unserved <= WIDE
 
@@ -243,7 +269,7 @@ def test_every_row_is_of_use() -> None:
 
 def test_numbers() -> None:
     assert {protocol: len(suite) for protocol, suite in FRONT_SUITES.items()} == {
-        "fastcgi": 209,
+        "fastcgi": 215,
         "scgi": 145,
         "uwsgi": 141,
     }

@@ -8,11 +8,11 @@ from gateways.codecs.fastcgi_records import FCGI_STDOUT
 from gateways.wire.backend import Arrival
 from gateways.wire.backend_fastcgi import FastCGIPeer, end_request
 from gateways.wire.case import Failure, Level, Skip
-from gateways.wire.cases import front_body, front_fastcgi_answers, front_request, front_response
+from gateways.wire.cases import front_body, front_fastcgi_answers, front_multiplex, front_request, front_response
 from gateways.wire.cases.front_request import framed
 from gateways.wire.cases.front_response import gets
 from gateways.wire.fastcgi import rec
-from gateways.wire.front import PAUSE, FrontCase, FrontContext, Row, Run, head, plain, table
+from gateways.wire.front import AT_ONCE, PAUSE, FrontCase, FrontContext, Row, Run, head, plain, table
 
 __all__ = ["CASES"]
 
@@ -68,6 +68,18 @@ def kept(context: FrontContext, *, body: bytes | None = None) -> Arrival:
         raise Skip(NOT_KEPT)
     context.hub.rest(PAUSE * 5)
     return arrival
+
+
+def others(context: FrontContext) -> None:
+    """The requests after something odd, on all connections that are kept, have each their own body and answer."""
+    bodies = [b"body %d" % number * (number + 1) for number in range(AT_ONCE)]
+    exchanges = [context.ask("POST", body=body) for body in bodies]
+    arrivals = [exchange.arrives() for exchange in exchanges]
+    for exchange, arrival, body in zip(exchanges, arrivals, bodies, strict=True):
+        if arrival.body != body:
+            raise Failure("the next request's own body", repr(bytes(arrival.body[:60])))
+        arrival.answer(plain(context.protocol, body))
+        gets(exchange.response(), body)
 
 
 def not_asked(context: FrontContext) -> None:
@@ -130,10 +142,7 @@ def early(context: FrontContext) -> None:
     if late:
         exchange.wire.send(b"x" * 40_000)
     exchange.response()
-    for _ in range(2):
-        arrival = context.arrived(context.ask("POST", body=b"after"))
-        if arrival.body != b"after":
-            raise Failure("the next request's body", repr(bytes(arrival.body[:60])))
+    others(context)
 
 
 def failed(context: FrontContext) -> None:
@@ -143,12 +152,7 @@ def failed(context: FrontContext) -> None:
     start = head("fastcgi", "200 OK", "Content-Type: text/plain", "Content-Length: 3")
     exchange.arrives().answer(start + b"only three, then more")
     exchange.response()
-    for number in range(2):
-        body = b"own %d" % number
-        after = context.ask()
-        response = after.served(plain(context.protocol, body))
-        if response.status != 200 or response.body != body:
-            raise Failure("the next request's own answer", str(response))
+    others(context)
 
 
 def end_split(context: FrontContext) -> None:
@@ -164,7 +168,7 @@ def end_split(context: FrontContext) -> None:
         if isinstance(peer, FastCGIPeer):
             peer.complete(arrival, end[offset:])
         gets(exchange.response(), b"as asked\n")
-        context.arrived(context.ask())
+        others(context)
 
 
 def management(context: FrontContext) -> None:
@@ -172,8 +176,7 @@ def management(context: FrontContext) -> None:
     first = kept(context)
     first.peer.send(b"\x01\x0b\x00\x00\x00\x08\x00\x00" + b"\x2a" + bytes(7))  # FCGI_UNKNOWN_TYPE
     context.hub.rest(PAUSE * 10)
-    for _ in range(2):
-        context.arrived(context.ask())
+    others(context)
 
 
 KEPT: Final[list[Row]] = [
@@ -195,6 +198,7 @@ CASES: Final[list[FrontCase]] = [
         [(name, title, section, level, framed(rule, title)) for name, title, section, level, rule in FAULTS],
     ),
     *table("fastcgi.front", KEPT),
+    *front_multiplex.CASES,
     *front_request.cases("fastcgi"),
     *front_body.cases("fastcgi"),
     *front_response.cases("fastcgi"),

@@ -19,7 +19,7 @@ from tests.conform.fakes import End, Fake
 
 __all__ = ["BrokenFastCGI", "BrokenSCGI", "BrokenUWSGI"]
 
-DOWN = 0.15
+DOWN = {"dies": 0.15, "stuck": 1.0}
 """Seconds."""
 
 
@@ -57,8 +57,8 @@ class Broken(Fake):
         return {name: value.lower() for name, value in params.items()} if self.broken == "lower" else params
 
     def malformed(self) -> NoReturn:
-        if self.broken in ("dies", "stuck"):
-            self.until = time.monotonic() + DOWN * (1 + (self.broken == "stuck"))
+        if self.broken in DOWN:
+            self.until = time.monotonic() + DOWN[self.broken]
             raise End
         if self.broken == "descriptors":
             self.left.append(os.open(os.devnull, os.O_RDONLY))

@@ -187,7 +187,7 @@ def show(campaign: Campaign, seed: int) -> None:
     """Print the findings, and a line about the run."""
     store = campaign.store
     for found in store.classes.values():
-        click.echo(f"{found.count:6}  {found.finding.name}")
+        click.echo(f"{found.count:6}  {found.name}")
         again = "" if found.again else ", not seen again"
         click.echo(f"        {printable(found.finding.detail)}")
         click.echo(f"        case {found.case.number}: {found.case.size} bytes{again}{in_file(found.file)}")

@@ -57,7 +57,7 @@ def test_a_finding_is_kept_and_played_again(server: Broken, tmp_path: Path, capf
     assert run(["fuzz", url(server), *SHORT, "--cases", str(kept)]) == 1
     out = capfd.readouterr().out
     [file] = kept.iterdir()
-    assert "  changed: the body\n" in out
+    assert "  changed: the body (a body)\n" in out
     assert f", {file}\n" in out
     assert "findings in 1 classes" in out
     content = json.loads(file.read_text())
@@ -81,7 +81,7 @@ def test_json(server: Broken, capfd: pytest.CaptureFixture[str]) -> None:
     assert (result["seed"], result["shard"], result["cases"], result["ended"]) == (7, "2/2", 60, "count")
     assert result["server"] == {"echo": True, "kept": False, "multiplexed": False, "concurrent": True}
     [finding] = result["findings"]
-    assert (finding["class"], finding["again"]) == ("changed: the body", True)
+    assert (finding["class"], finding["again"]) == ("changed: the body (a body)", True)
 
 
 def test_two_urls(server: Broken, capfd: pytest.CaptureFixture[str]) -> None:
@@ -89,7 +89,7 @@ def test_two_urls(server: Broken, capfd: pytest.CaptureFixture[str]) -> None:
         assert run(["fuzz", url(server), url(other), *SHORT]) == 0
         other.breaks("body-plus")
         assert run(["fuzz", url(server), url(other), *SHORT]) == 1
-    assert "  differs: sequence: the body\n" in capfd.readouterr().out
+    assert "  differs: the body (a body)\n" in capfd.readouterr().out
 
 
 def test_another_run_begins_with_what_one_has_found(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import pytest
 
 from gateways.testing.framing.fastcgi_records import PARAMS, STDIN, begin, rec
 from gateways.wire.fuzz.campaign import Bounds, Campaign
-from gateways.wire.fuzz.case import FuzzCase, Step
+from gateways.wire.fuzz.case import Asked, FuzzCase, Step
+from gateways.wire.fuzz.features import features
 from gateways.wire.fuzz.found import Found, Store, read_cases
-from gateways.wire.fuzz.generate import CHUNK, Generator
+from gateways.wire.fuzz.generate import Generator
 from gateways.wire.fuzz.oracles import Finding
 from gateways.wire.fuzz.play import Ability, find_abilities
 from gateways.wire.fuzz.trial import Trial
@@ -106,7 +108,7 @@ def test_every_oracle_finds_what_is_broken(servers: dict[str, Broken], protocol:
     servers[protocol].breaks(rule)
     trial = Trial(target_of(servers[protocol]), Ability(), PATIENT)
     case, finding = search(trial, name)
-    assert trial.again(case, finding)
+    assert any(trial.again(case, finding) for _ in range(5))  # a reset may overtake what it follows
 
 
 @pytest.mark.parametrize(
@@ -186,9 +188,9 @@ def test_two_servers_of_one_protocol(servers: dict[str, Broken]) -> None:
     with BrokenUWSGI() as other:
         other.breaks("lower")
         trial = Trial(target_of(servers["uwsgi"]), Ability(), PATIENT, target_of(other))
-        search(trial, "differs: sequence: a parameter", ("sequence",))
+        search(trial, "differs: a parameter", ("sequence",))
         other.breaks("get-only")
-        search(trial, "differs: sequence: 200 / nothing", ("sequence",))
+        search(trial, "differs: 200 / nothing", ("sequence",))
 
 
 def test_two_protocols(servers: dict[str, Broken]) -> None:
@@ -197,7 +199,7 @@ def test_two_protocols(servers: dict[str, Broken]) -> None:
     trial = Trial(target_of(servers["fastcgi"]), Ability(), PATIENT, target_of(servers["scgi"]))
     assert [finding for case in cases_of("fastcgi")[:100] for finding in trial.run(case)] == []
     servers["scgi"].breaks("body-plus")
-    search(trial, "differs: sequence: the body", ("sequence",))
+    search(trial, "differs: the body", ("sequence",))
 
 
 def test_a_server_that_does_not_come_back_ends_the_campaign(servers: dict[str, Broken]) -> None:
@@ -214,12 +216,40 @@ def test_a_class_is_kept_once_and_counted(servers: dict[str, Broken], tmp_path: 
     servers["scgi"].breaks("body-plus")
     trial = Trial(target_of(servers["scgi"]), Ability(), PATIENT)
     store = Store(str(tmp_path))
-    campaign = Campaign(trial, Generator(trial.target, 1, Ability()), store, Bounds(100, 60, plays=5))
+    campaign = Campaign(trial, Generator(trial.target, 1, Ability()), store, Bounds(100, 60, plays=100))
     for _ in campaign.run():
         pass
     assert (campaign.done, campaign.ended) == (100, "count")
-    assert [path.name for path in tmp_path.iterdir()] == ["scgi-changed-the-body.json"]
-    assert store.classes["changed: the body"].count > 5
+    assert [path.name for path in tmp_path.iterdir()] == ["scgi-changed-the-body-a-body.json"]
+    assert store.classes["changed: the body (a body)"].count > 5
+
+
+def test_one_symptom_of_two_causes(servers: dict[str, Broken]) -> None:
+    """The second is found, though each of its cases looks like one of the first."""
+    store = Store()
+    plain = FuzzCase("scgi", "sequence", (), (Asked(0, 1, "A", (("A", "b"),)),))
+    body = replace(plain, asked=(Asked(0, 1, "A", (("A", "b"), ("CONTENT_LENGTH", "1")), b"x"),))
+    steps = (Step("send", 0, b"x"), Step("wait"))
+    plain, body = [replace(case, steps=steps) for case in (plain, body)]
+    finding = Finding("unanswered", "the connection closed")
+    assert store.count(finding, body)
+    store.add(finding, body, again=True)
+    assert not store.count(finding, body)
+    assert store.count(finding, plain)
+    store.add(finding, plain, again=True)
+    assert {name: found.count for name, found in store.classes.items()} == {
+        "unanswered: the connection closed (a body)": 2,
+        "unanswered: the connection closed": 1,
+    }
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_is_unusual_about_a_case(protocol: str) -> None:
+    said = {word for case in cases_of(protocol) for word in features(case)}
+    assert said >= {"a body", "odd names", "odd values"}
+    if protocol == "fastcgi":
+        assert said >= {"padding", "interleaved", "several requests", "an abort", "FCGI_PARAMS in several records"}
+    assert not any(features(case) for case in cases_of(protocol) if case.kind == "damaged")
 
 
 def test_shards_have_each_a_part() -> None:
@@ -227,7 +257,7 @@ def test_shards_have_each_a_part() -> None:
 
     def chunks(shard: int) -> list[str]:
         cases = Campaign(trial, Generator(trial.target, 5, Ability()), Store(), Bounds(1, 1, shard, 2)).cases()
-        return list(dict.fromkeys(next(cases).number.split("/")[1] for _ in range(CHUNK + 1)))
+        return list(dict.fromkeys(next(cases).number.split("/")[1] for _ in range(300)))
 
     assert chunks(1) == ["0", "2"]
     assert chunks(2) == ["1", "3"]

@@ -8,7 +8,7 @@ import pytest
 from gateways.errors import ConfigError
 from gateways.wire.fuzz.case import Asked, FuzzCase, Step, from_dict, joined, to_dict
 from gateways.wire.fuzz.corpus import corpus, foreign
-from gateways.wire.fuzz.generate import CHUNK, Generator
+from gateways.wire.fuzz.generate import Generator
 from gateways.wire.fuzz.play import Ability
 from gateways.wire.target import PROTOCOLS, Target
 
@@ -26,7 +26,7 @@ def some(protocol: str, number: int = 0) -> list[FuzzCase]:
 def test_a_seed_gives_the_same_cases(protocol: str) -> None:
     cases = some(protocol)
     assert cases == generator(protocol).chunk(0)
-    assert CHUNK * 0.8 < len(cases) <= CHUNK
+    assert len(cases) > 100
     assert len({case.number for case in cases}) == len(cases)
     assert {case.number.split("/")[0] for case in cases} == {"1"}
 
@@ -37,7 +37,7 @@ def test_another_seed_and_another_chunk_give_others() -> None:
 
 
 def test_every_kind_comes() -> None:
-    assert {case.kind for case in (*some("fastcgi"), *some("fastcgi", 1))} == {
+    assert {case.kind for case in some("fastcgi")} == {
         "sequence",
         "framing",
         "illegal",

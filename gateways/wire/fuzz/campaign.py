@@ -97,7 +97,7 @@ class Campaign:
 
     def take(self, finding: Finding, case: FuzzCase) -> None:
         """Count a finding; the first of its class is tried again, and its case made small."""
-        if not self.store.count(finding):
+        if not self.store.count(finding, case):
             return
         smallest = None
         if finding.oracle not in NOT_ALONE and self.trial.recovered():

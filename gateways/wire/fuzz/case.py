@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, Protocol, TypeAlias, get_args
 
 from gateways.errors import ConfigError
 from gateways.testing.model import Pairs
@@ -19,6 +19,13 @@ TOKEN: Final = re.compile(rb"GWFZ[0-9A-F]{16}")
 LONGEST_PAUSE: Final = 5.0
 _ESCAPED: Final = re.compile(rb"[^\x20-\x7e]|\\")
 _UNESCAPED: Final = re.compile(r"\\x([0-9a-f]{2})")
+
+
+class Printer(Protocol):
+    """What hypothesis shows values with."""
+
+    def text(self, obj: str) -> None:
+        """Take a piece of text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,9 @@ class FuzzCase:
 
     def __repr__(self) -> str:
         return f"FuzzCase({self.number or self.kind}, {self.protocol}, {len(self.steps)} steps, {self.size} bytes)"
+
+    def _repr_pretty_(self, printer: Printer, cycle: bool) -> None:  # noqa: ARG002 - hypothesis's protocol
+        printer.text(repr(self))
 
     @property
     def links(self) -> int:

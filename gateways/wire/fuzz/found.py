@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from gateways.errors import ConfigError
 from gateways.wire.fuzz.case import FuzzCase, from_dict, to_dict
+from gateways.wire.fuzz.features import features
 from gateways.wire.fuzz.oracles import Finding
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Found", "Store", "open_database", "read_cases", "saved_cases"]
 
 MOST_CLASSES: Final = 200
-"""Beyond so many, a new class is counted and not kept."""
+MOST_CAUSES: Final = 20
+"""Of one symptom. Beyond so many, a new class is counted and not kept."""
 
 
 @dataclass(slots=True)
@@ -34,6 +36,13 @@ class Found:
     again: bool = False
     """The case led to it a second time."""
     file: str = ""
+    features: frozenset[str] = frozenset()
+    """What is unusual about the smallest case: the same symptom without one of these has another cause."""
+
+    @property
+    def name(self) -> str:
+        """The class."""
+        return self.finding.name + (f" ({', '.join(sorted(self.features))})" if self.features else "")
 
     def as_dict(self) -> dict[str, Any]:
         """For ``--json``, and beside the case in its file."""
@@ -61,22 +70,28 @@ class Store:
         self.unsure = 0
         """Differences between two servers that were not seen again."""
 
-    def count(self, finding: Finding) -> bool:
+    def count(self, finding: Finding, case: FuzzCase) -> bool:
         """Count it; True where its class is new, and a case is wanted."""
-        if found := self.classes.get(finding.name):
-            found.count += 1
-            return False
-        if len(self.classes) >= MOST_CLASSES:
+        same = [found for found in self.classes.values() if found.finding.name == finding.name]
+        have = features(case)
+        for found in same:
+            if found.features <= have:
+                found.count += 1
+                return False
+        if len(same) >= MOST_CAUSES or len(self.classes) >= MOST_CLASSES:
             self.dropped += 1
             return False
         return True
 
     def add(self, finding: Finding, case: FuzzCase, *, again: bool) -> None:
         """Keep the case of a new class."""
-        found = Found(finding, case, 1, again)
-        self.classes[finding.name] = found
+        found = Found(finding, case, 1, again, "", features(case) if again else frozenset())
+        if known := self.classes.get(found.name):
+            known.count += 1
+            return
+        self.classes[found.name] = found
         if self.directory is not None:
-            slug = re.sub(r"[^a-z0-9]+", "-", finding.name.lower()).strip("-")[:80]
+            slug = re.sub(r"[^a-z0-9]+", "-", found.name.lower()).strip("-")[:120]
             found.file = os.path.join(self.directory, f"{case.protocol}-{slug}.json")
             with open(found.file, "w", encoding="utf-8") as file:
                 json.dump(document(found), file, indent=1)

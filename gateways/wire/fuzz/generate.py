@@ -14,19 +14,18 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, seed as seeded, set
 
 from gateways.wire.fuzz.case import FuzzCase
 from gateways.wire.fuzz.corpus import corpus
-from gateways.wire.fuzz.kinds import any_case
+from gateways.wire.fuzz.kinds import kinds_of
 from gateways.wire.fuzz.mutate import damaged_case
 from gateways.wire.fuzz.play import Ability
 from gateways.wire.fuzz.wires import Wires
 from gateways.wire.target import Target
 
-__all__ = ["CHUNK", "Generator"]
+__all__ = ["Generator"]
 
-DRAWN: Final = 50
+DRAWN: Final = 8
+"""Of each kind, in a chunk."""
 DAMAGED: Final = 3
 """For each that is drawn."""
-CHUNK: Final = DRAWN * (1 + DAMAGED)
-"""Cases that one seed gives, or a few less."""
 
 
 class Generator:
@@ -35,14 +34,16 @@ class Generator:
     def __init__(self, target: Target, seed: int, ability: Ability) -> None:
         self.seed = seed
         self._wires = Wires(target, ability)
-        self._cases = any_case(self._wires)
+        self._kinds = kinds_of(self._wires)
         self._drawn = 0
 
     def chunk(self, number: int) -> list[FuzzCase]:
         """Return the cases of one chunk; the same again for the same number."""
         drawn: list[FuzzCase] = []
-        self.draw(number, drawn.append)
+        for kind in self._kinds:
+            self.draw(number, kind, drawn.append)
         chance = random.Random(f"{self.seed}/{number}")  # noqa: S311 - no secret
+        chance.shuffle(drawn)
         wires = corpus(drawn[0].protocol)
         found = []
         for case in drawn:
@@ -50,15 +51,16 @@ class Generator:
             found += [case, *[replace(each, number=f"{case.number}/{at}") for at, each in enumerate(more, 1)]]
         return found
 
-    def draw(self, number: int, take: Callable[[FuzzCase], None], *, shrink: bool = False) -> None:
+    def draw(self, number: int, kind: str, take: Callable[[FuzzCase], None], *, shrink: bool = False) -> None:
         """Give the drawn cases of a chunk to ``take``; where that raises, ``shrink`` tries smaller ones.
 
         What it raised for the smallest is raised.
         """
-        self._wires.start(f"{self.seed}/{number}")
+        name = f"{self.seed}/{number}/{kind}"
+        self._wires.start(name)
         self._drawn = 0
 
-        @seeded(f"{self.seed}/{number}")
+        @seeded(name)
         @settings(
             max_examples=DRAWN,
             database=None,
@@ -69,10 +71,10 @@ class Generator:
             report_multiple_bugs=False,
             verbosity=Verbosity.quiet,
         )
-        @given(self._cases)
+        @given(self._kinds[kind])
         def run(case: FuzzCase) -> None:
             place = self._drawn
             self._drawn += 1
-            take(replace(case, number=f"{self.seed}/{number}/{place}"))
+            take(replace(case, number=f"{name}/{place}"))
 
         run()

@@ -16,21 +16,27 @@ from gateways.testing.noise import byte_by_byte, chop, truncate
 from gateways.wire.fuzz.case import Asked, Do, FuzzCase, Step
 from gateways.wire.fuzz.wires import Wires
 
-__all__ = ["any_case"]
+__all__ = ["kinds_of"]
 
 PAUSE: Final = 0.002
 SERVED: Final = ("begin-active", "request-cut")
 """Rules that are broken after a request that may have been served by then."""
 
 
-def any_case(wires: Wires) -> st.SearchStrategy[FuzzCase]:
-    """Every kind that the server can be asked."""
-    kinds = [sequence(wires), framings(wires), illegal(wires), illegal(wires), cut_short(wires), of_others(wires)]
+def kinds_of(wires: Wires) -> dict[str, st.SearchStrategy[FuzzCase]]:
+    """Every kind that the server can be asked, by name."""
+    kinds = {
+        "sequence": sequence(wires),
+        "framing": framings(wires),
+        "illegal": illegal(wires),
+        "cut": cut_short(wires),
+        "foreign": of_others(wires),
+    }
     if wires.ability.concurrent:
-        kinds.append(beside(wires))
+        kinds["beside"] = beside(wires)
     if wires.protocol == "fastcgi" and wires.ability.kept:
-        kinds.append(aborted(wires))
-    return st.one_of(kinds)
+        kinds["abort"] = aborted(wires)
+    return kinds
 
 
 @st.composite

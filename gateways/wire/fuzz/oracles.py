@@ -184,15 +184,15 @@ def _word(protocol: str, answer: Answer) -> str:
 def differences(case: FuzzCase, ours: list[Seen], theirs: list[Seen], protocol: str = "") -> list[Finding]:
     """What two servers have made of the same case, the second perhaps in another protocol; its outcome stands last."""
     protocol = protocol or case.protocol
-    for one_seen, other_seen in zip(ours, theirs, strict=True):
+    for link, (one_seen, other_seen) in enumerate(zip(ours, theirs, strict=True)):
+        about = "" if case.strict(link) else f"{case.rule or case.kind}: "
         first, second = outcome(case.protocol, one_seen), outcome(protocol, other_seen)
         if first != second:
-            kind = case.rule or case.kind
-            return [Finding("differs", f"{kind}: {first} / {second}")]
+            return [Finding("differs", f"{about}{first} / {second}")]
         for (asked, answer), (_, other) in zip(one_seen.answers, other_seen.answers, strict=False):
             found = _echoes_differ(asked, echoed(answer, case.protocol), echoed(other, protocol))
             if found:
-                return [Finding("differs", f"{case.kind}: {found}")]
+                return [Finding("differs", found)]
     return []
 
 

@@ -16,7 +16,7 @@ from gateways.wire.target import Target
 
 __all__ = ["Ability", "Answer", "Seen", "find_abilities", "play"]
 
-GRACE: Final = 0.1
+GRACE: Final = 0.05
 """How long a server may take to answer, or to close, where nothing is owed."""
 ENOUGH: Final = 4_000_000
 """Bytes that are read of an answer to a connection on which rules are broken."""

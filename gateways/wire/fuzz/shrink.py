@@ -45,9 +45,9 @@ class _Found(Exception):
 
 
 def redraw(generator: Generator, case: FuzzCase, budget: Budget) -> FuzzCase:
-    """Have hypothesis draw the case's chunk again and shrink it from there."""
+    """Have hypothesis draw the case again and shrink it from there."""
     parts = case.number.split("/")
-    if len(parts) != 3 or parts[0] != str(generator.seed):
+    if len(parts) != 4 or parts[0] != str(generator.seed):
         return case  # another campaign's
     met = False
 
@@ -61,7 +61,7 @@ def redraw(generator: Generator, case: FuzzCase, budget: Budget) -> FuzzCase:
 
     # A server needs not answer twice in the same way; what it did is in the budget.
     with contextlib.suppress(_Found, Flaky):
-        generator.draw(int(parts[1]), take, shrink=True)
+        generator.draw(int(parts[1]), parts[2], take, shrink=True)
     return replace(budget.best or case, number=case.number)
 
 

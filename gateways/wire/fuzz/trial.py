@@ -22,7 +22,7 @@ __all__ = ["Trial", "plain_case"]
 REMEMBERED: Final = 200_000
 """Tokens of earlier cases that are known when they come back."""
 TRANSFERRED: Final = 60_000
-"""Bytes of parameters that every protocol can carry."""
+"""Bytes of parameters, with room for the target's own."""
 LEAKS: Final = 8
 """How often a case is repeated to see that each time a descriptor stays open."""
 PAUSE: Final = 0.01
@@ -43,6 +43,12 @@ def plain_case(target: Target, asked: Iterable[Asked], kind: str = "plain") -> F
         steps.append(Step("send", link, wire))
         requests.append(replace(each, link=link, number=1, turn=0))
     return FuzzCase(target.protocol, kind, tuple(steps), tuple(requests))
+
+
+def is_transferable(asked: Asked) -> bool:
+    """Whether every protocol can carry the request: uwsgi has 64 KiB for parameters, SCGI ends each with NUL."""
+    texts = [text for pair in asked.params for text in pair]
+    return not asked.aborted and sum(map(len, texts)) + 4 * len(texts) < TRANSFERRED and "\0" not in "".join(texts)
 
 
 class Trial:
@@ -134,11 +140,7 @@ class Trial:
         if other.protocol == case.protocol:
             return differences(case, seen, play(case, other, self.seconds))
         pairs = [pair for link, each in enumerate(seen) if case.strict(link) for pair in each.answers]
-        pairs = [
-            (asked, answer)
-            for asked, answer in pairs
-            if not asked.aborted and sum(len(name) + len(value) + 4 for name, value in asked.params) < TRANSFERRED
-        ]
+        pairs = [(asked, answer) for asked, answer in pairs if is_transferable(asked)]
         ours = [Seen([(replace(asked, number=1), replace(answer, number=1))]) for asked, answer in pairs]
         theirs = play(plain_case(other, [asked for asked, _ in pairs], case.kind), other, self.seconds)
         return differences(case, ours, theirs, other.protocol)

@@ -21,8 +21,6 @@ __all__ = ["Bounds", "Campaign"]
 
 BEFORE: Final = (3, 15)
 """How many of the cases before are tried together with one that does nothing alone."""
-HASTY: Final = 0.4
-"""Seconds for an answer while a case is made smaller: most of what hangs is tried many times."""
 LEAST: Final = 2.0
 NOT_ALONE: Final = ("memory",)
 """Oracles that no single case can show."""
@@ -119,7 +117,7 @@ class Campaign:
             if joint is None:
                 return None
             case = joint
-        self.trial.seconds = min(patient, HASTY)
+        self.trial.seconds = min(patient, self.trial.pace)  # most of what hangs is tried many times
         try:
             if not budget.fails(case):  # it takes longer to show
                 return case

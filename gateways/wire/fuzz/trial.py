@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
@@ -25,6 +25,9 @@ TRANSFERRED: Final = 60_000
 """Bytes of parameters, with room for the target's own."""
 LEAKS: Final = 8
 """How often a case is repeated to see that each time a descriptor stays open."""
+PACES: Final = 50
+SOON: Final = 0.1
+MANY: Final = 40
 PAUSE: Final = 0.01
 GONE: Final = ("no connection", "unanswered")
 
@@ -66,6 +69,7 @@ class Trial:
         self.watch = watch
         self._tokens: OrderedDict[str, None] = OrderedDict()
         self._probes = 0
+        self._times: deque[float] = deque(maxlen=PACES)
 
     def run(self, case: FuzzCase) -> list[Finding]:
         """Play it and ask every oracle; the server is asked a good request after it."""
@@ -106,10 +110,18 @@ class Trial:
         token = "GWFZ" + hashlib.sha256(text.encode()).hexdigest()[:16].upper()
         params = (("HTTP_X_FUZZ", token), (f"FUZZ_{token}", "1"))
         case = plain_case(self.target, [Asked(0, 1, token, params)])
+        start = time.monotonic()
         seen = play(case, self.target, self.seconds)
+        self._times.append(time.monotonic() - start)
         found = judge(case, seen, self._tokens.__contains__, echo=self.ability.echo)
         self._remember([token])
         return [Finding("afterwards", each.name, each.detail) for each in found]
+
+    @property
+    def pace(self) -> float:
+        """Seconds within which this server answers when nothing is wrong: many times what it takes for most."""
+        usual = sorted(self._times)
+        return max(SOON, MANY * usual[len(usual) // 2]) if usual else self._patience
 
     def recovered(self) -> bool:
         """Whether the server answers; where not, it is waited for, as long as for any answer."""

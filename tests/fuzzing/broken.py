@@ -13,8 +13,8 @@ import struct
 import time
 from typing import NoReturn
 
-from tests.conform.fake_fastcgi import Asked, FastCGIFake
-from tests.conform.fake_single import SCGIFake, UWSGIFake
+from tests.conform.fake_fastcgi import Asked, FastCGIFake, read_pairs
+from tests.conform.fake_single import SCGIFake, SingleFake, UWSGIFake
 from tests.conform.fakes import End, Fake
 
 __all__ = ["BrokenFastCGI", "BrokenSCGI", "BrokenUWSGI"]
@@ -65,8 +65,21 @@ class Broken(Fake):
         super().malformed()
 
 
+def ambiguous(pairs: list[tuple[str, str]]) -> bool:
+    """Whether a name has two values, which the servers of ``tests.conform`` do not mind."""
+    found: dict[str, str] = {}
+    return any(found.setdefault(name, value) != value and name == "REMOTE_USER" for name, value in pairs)
+
+
 class BrokenFastCGI(Broken, FastCGIFake):
     def params(self, sock: socket.socket, active: dict[int, Asked], number: int, content: bytes) -> None:
+        if (
+            not content
+            and not active[number].head
+            and ambiguous(read_pairs(bytes(active[number].params), lenient=True))
+        ):
+            self.refuse(sock, active, number)
+            return
         if content and active[number].params and self.broken == "many-records":
             active[number].late = True
         super().params(sock, active, number, content)
@@ -80,9 +93,17 @@ class BrokenFastCGI(Broken, FastCGIFake):
         super().answer(sock, active, number, leftover)
 
 
-class BrokenSCGI(Broken, SCGIFake):
+class BrokenSingle(Broken, SingleFake):
+    def head(self, data: bytes, eof: bool) -> tuple[list[tuple[str, str]], bytes] | None:
+        found = super().head(data, eof)
+        if found is not None and ambiguous(found[0]):
+            self.malformed()
+        return found
+
+
+class BrokenSCGI(BrokenSingle, SCGIFake):
     pass
 
 
-class BrokenUWSGI(Broken, UWSGIFake):
+class BrokenUWSGI(BrokenSingle, UWSGIFake):
     pass

@@ -6,11 +6,15 @@ from functools import cache
 import pytest
 
 from gateways.errors import ConfigError
+from gateways.testing.framing import fastcgi, scgi, uwsgi
 from gateways.wire.fuzz.case import Asked, FuzzCase, Step, from_dict, joined, to_dict
 from gateways.wire.fuzz.corpus import corpus, foreign
 from gateways.wire.fuzz.generate import Generator
 from gateways.wire.fuzz.play import Ability
+from gateways.wire.fuzz.wrong import WRONG
 from gateways.wire.target import PROTOCOLS, Target
+
+RULES = {"fastcgi": fastcgi.RULES, "scgi": scgi.RULES, "uwsgi": uwsgi.RULES}
 
 
 def generator(protocol: str, seed: int = 1, ability: Ability | None = None) -> Generator:
@@ -29,6 +33,13 @@ def test_a_seed_gives_the_same_cases(protocol: str) -> None:
     assert len(cases) > 100
     assert len({case.number for case in cases}) == len(cases)
     assert {case.number.split("/")[0] for case in cases} == {"1"}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_campaign_begins_with_every_rule(protocol: str) -> None:
+    rules = [case.rule for case in some(protocol)[: len(WRONG[protocol])]]
+    assert rules == [rule for rule, _ in WRONG[protocol]]
+    assert set(rules) <= set(RULES[protocol])
 
 
 def test_another_seed_and_another_chunk_give_others() -> None:
@@ -77,7 +88,7 @@ def test_the_corpus_is_that_of_conform(protocol: str) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_file_has_the_whole_case(protocol: str) -> None:
-    for case in some(protocol)[:60]:
+    for case in some(protocol)[-60:]:
         found = from_dict(json.loads(json.dumps(to_dict(case))))
         assert (found, found.number) == (case, case.number)
 

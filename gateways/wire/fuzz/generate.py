@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, seed as seeded, set
 
 from gateways.wire.fuzz.case import FuzzCase
 from gateways.wire.fuzz.corpus import corpus
-from gateways.wire.fuzz.kinds import kinds_of
+from gateways.wire.fuzz.kinds import broken, kinds_of
 from gateways.wire.fuzz.mutate import damaged_case
 from gateways.wire.fuzz.play import Ability
 from gateways.wire.fuzz.wires import Wires
+from gateways.wire.fuzz.wrong import WRONG
 from gateways.wire.target import Target
 
 __all__ = ["Generator"]
@@ -42,14 +43,23 @@ class Generator:
         drawn: list[FuzzCase] = []
         for kind in self._kinds:
             self.draw(number, kind, drawn.append)
+        found = [] if number else self.rules()
         chance = random.Random(f"{self.seed}/{number}")  # noqa: S311 - no secret
         chance.shuffle(drawn)
         wires = corpus(drawn[0].protocol)
-        found = []
         for case in drawn:
             more = [damaged_case(drawn, wires, chance) for _ in range(DAMAGED)]
             found += [case, *[replace(each, number=f"{case.number}/{at}") for at, each in enumerate(more, 1)]]
         return found
+
+    def rules(self) -> list[FuzzCase]:
+        """Return a case for each way to break a rule that a whole request can have; a campaign begins with them."""
+        name = f"{self.seed}/0/rules"
+        self._wires.start(name)
+        return [
+            replace(broken(self._wires, rule, build), number=f"{name}/{place}")
+            for place, (rule, build) in enumerate(WRONG[self._wires.protocol])
+        ]
 
     def draw(self, number: int, kind: str, take: Callable[[FuzzCase], None], *, shrink: bool = False) -> None:
         """Give the drawn cases of a chunk to ``take``; where that raises, ``shrink`` tries smaller ones.

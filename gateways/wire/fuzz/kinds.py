@@ -15,8 +15,9 @@ from gateways.testing.model import Pairs
 from gateways.testing.noise import byte_by_byte, chop, truncate
 from gateways.wire.fuzz.case import Asked, Do, FuzzCase, Step
 from gateways.wire.fuzz.wires import Wires
+from gateways.wire.fuzz.wrong import ID, Build
 
-__all__ = ["kinds_of"]
+__all__ = ["broken", "kinds_of"]
 
 PAUSE: Final = 0.002
 SERVED: Final = ("begin-active", "request-cut")
@@ -70,12 +71,23 @@ def framings(draw: st.DrawFn, wires: Wires) -> FuzzCase:
 
 @st.composite
 def illegal(draw: st.DrawFn, wires: Wires) -> FuzzCase:
-    """Bytes that break one rule."""
+    """Bytes that break one rule: nothing else, or a request that is whole beside it."""
+    # What is made of them can be seen where the peer stays.
+    rule, build = draw(wires.wrong)
+    if draw(st.booleans()):
+        case = broken(wires, rule, build)
+        return replace(case, steps=tuple(sends(draw, case.steps[0].data)))
     bad: Illegal = draw(wires.illegal)
     must = bad.rule.name not in SERVED and bad.rule.outcomes <= {ERROR, REFUSED}
-    # What is made of them can be seen where the peer stays.
-    steps = sends(draw, bad.wire)
-    return FuzzCase(wires.protocol, "illegal", tuple(steps), (), (0,), bad.rule.name if must else "")
+    return FuzzCase(wires.protocol, "illegal", tuple(sends(draw, bad.wire)), (), (0,), bad.rule.name if must else "")
+
+
+def broken(wires: Wires, rule: str, build: Build) -> FuzzCase:
+    """A new request that breaks this rule."""
+    token = wires.token()
+    params = wires.target.request_params() | {"HTTP_X_FUZZ": token}
+    asked = Asked(0, ID if wires.protocol == "fastcgi" else 1, token, tuple(params.items()))
+    return FuzzCase(wires.protocol, "illegal", (Step("send", 0, build(params)),), (asked,), (0,), rule)
 
 
 @st.composite

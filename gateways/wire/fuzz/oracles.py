@@ -10,6 +10,7 @@ from typing import Final
 from gateways.wire.case import Echo, Failure
 from gateways.wire.fuzz.case import TOKEN, Asked, FuzzCase
 from gateways.wire.fuzz.play import Answer, Seen
+from gateways.wire.fuzz.wrong import ID
 
 __all__ = ["Finding", "differences", "judge"]
 
@@ -17,8 +18,6 @@ LARGE: Final = 3_500
 """Bytes of parameters that a server may find too many (uWSGI's buffer is 4 KiB, the size of a page)."""
 CANNOT_MULTIPLEX: Final = 1
 UNKNOWN_ROLE: Final = 3
-ILLEGAL_ID: Final = 7
-"""Of the request that ``gateways.testing.framing.fastcgi`` breaks a rule with."""
 _PLAIN_NAME: Final = re.compile(r"[A-Z][A-Z0-9_]*")
 _SERVERS_OWN: Final = ("PATH_INFO", "SCRIPT_NAME", "HTTPS", "DOCUMENT_ROOT", "SCRIPT_FILENAME", "CONTENT_LENGTH")
 """Parameters that a server may set by itself, or write in another form."""
@@ -139,8 +138,7 @@ def changed(asked: Asked, said: Echo) -> list[Finding]:
 
 def accepted(case: FuzzCase, seen: Seen) -> list[Finding]:
     """Whether what breaks a rule was served."""
-    number = ILLEGAL_ID if case.protocol == "fastcgi" else 1
-    answer = seen.others.get(number)
+    answer = seen.others.get(ID if case.protocol == "fastcgi" else 1) or seen.others.get(0)
     if answer is None or not answer.whole or answer.protocol_status or not answer.content:
         return []
     try:

@@ -47,8 +47,8 @@ class _Found(Exception):
 def redraw(generator: Generator, case: FuzzCase, budget: Budget) -> FuzzCase:
     """Have hypothesis draw the case again and shrink it from there."""
     parts = case.number.split("/")
-    if len(parts) != 4 or parts[0] != str(generator.seed):
-        return case  # another campaign's
+    if len(parts) != 4 or parts[0] != str(generator.seed) or parts[2] == "rules":
+        return case  # another campaign's, or not drawn
     met = False
 
     def take(drawn: FuzzCase) -> None:

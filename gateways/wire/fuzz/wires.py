@@ -12,6 +12,7 @@ from gateways.testing.model import WireRequest
 from gateways.testing.requests import bodies, params as any_params
 from gateways.wire.fuzz.corpus import foreign
 from gateways.wire.fuzz.play import Ability
+from gateways.wire.fuzz.wrong import WRONG
 from gateways.wire.target import Target
 
 __all__ = ["Wires"]
@@ -45,6 +46,7 @@ class Wires:
         self.requests = _requests(self)
         """Requests that the server has to serve."""
         self.illegal = ILLEGAL[target.protocol]()
+        self.wrong = st.sampled_from(WRONG[target.protocol])
         self.foreign = st.sampled_from(foreign(target.protocol))
         self._images = {most: self._wires(self.requests, most) for most in (1, 2)}
 

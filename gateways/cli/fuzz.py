@@ -200,7 +200,8 @@ def show(campaign: Campaign, seed: int) -> None:
         click.echo("The server does not run the echo application: what it makes of requests was not looked at.")
     click.echo(
         f"seed {seed}: {campaign.done} cases, {campaign.rate:.0f}/s, ended by: {campaign.ended}; "
-        f"{sum(found.count for found in store.classes.values())} findings in {len(store.classes)} classes"
+        f"{sum(found.count for found in store.classes.values())} findings in {len(store.classes)} classes; "
+        f"slowest: {campaign.slowest[0]:.2f} s, case {campaign.slowest[1]}"
     )
 
 
@@ -225,6 +226,7 @@ def as_dict(campaign: Campaign, url: str, other: str | None, seed: int) -> dict[
         "cases": campaign.done,
         "seconds": round(campaign.seconds, 3),
         "ended": campaign.ended,
+        "slowest": {"seconds": round(campaign.slowest[0], 3), "number": campaign.slowest[1]},
         "server": {name: getattr(ability, name) for name in ("echo", "kept", "multiplexed", "concurrent")},
         "findings": [{"class": name, **found.as_dict()} for name, found in campaign.store.classes.items()],
     }

@@ -42,7 +42,7 @@ def test_nothing_is_found(server: Broken, capfd: pytest.CaptureFixture[str]) -> 
     assert run(["fuzz", url(server), *SHORT]) == 0
     out, err = capfd.readouterr()
     assert out.startswith("seed 7: 60 cases, ")
-    assert out.endswith("/s, ended by: count; 0 findings in 0 classes\n")
+    assert "/s, ended by: count; 0 findings in 0 classes; slowest: 0." in out
     assert err == ""
 
 
@@ -79,6 +79,7 @@ def test_json(server: Broken, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["fuzz", url(server), *SHORT, "--shard", "2/2", "--json"]) == 1
     result = json.loads(capfd.readouterr().out)
     assert (result["seed"], result["shard"], result["cases"], result["ended"]) == (7, "2/2", 60, "count")
+    assert 0 < result["slowest"]["seconds"] < result["seconds"]
     assert result["server"] == {"echo": True, "kept": False, "multiplexed": False, "concurrent": True}
     [finding] = result["findings"]
     assert (finding["class"], finding["again"]) == ("changed: the body (a body)", True)

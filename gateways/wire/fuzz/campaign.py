@@ -51,6 +51,8 @@ class Campaign:
         self.done = 0
         self.ended = ""
         """Why it has ended."""
+        self.slowest = (0.0, "")
+        """Seconds and number of the case that took longest, with the request after it."""
         self.started = time.monotonic()
         self._recent: deque[FuzzCase] = deque(maxlen=max(BEFORE))
 
@@ -79,8 +81,10 @@ class Campaign:
             if self.done >= self.bounds.count or self.seconds >= self.bounds.seconds:
                 self.ended = "count" if self.done >= self.bounds.count else "time"
                 return
+            start = time.monotonic()
             found = self.trial.run(case)
             self.done += 1
+            self.slowest = max(self.slowest, (time.monotonic() - start, case.number))
             for finding in found:
                 self.take(finding, case)
             if found and not self.trial.recovered():

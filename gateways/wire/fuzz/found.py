@@ -85,7 +85,7 @@ class Store:
 
     def add(self, finding: Finding, case: FuzzCase, *, again: bool) -> None:
         """Keep the case of a new class."""
-        found = Found(finding, case, 1, again, "", features(case) if again else frozenset())
+        found = Found(finding, case, 1, again, "", features(case))
         if known := self.classes.get(found.name):
             known.count += 1
             return

@@ -83,6 +83,7 @@ def test_the_corpus_is_that_of_conform(protocol: str) -> None:
     wires = corpus(protocol)
     assert len(wires) > 80
     assert max(map(len, wires)) <= 4_096
+    assert not [wire for wire in wires if b"size=" in wire]
     assert b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" in foreign(protocol)
 
 

@@ -15,6 +15,8 @@ __all__ = ["FOREIGN", "corpus", "foreign"]
 
 LONGEST: Final = 4_096
 """Of a wire: those that test limits are long and say nothing more when they are damaged."""
+ASKING: Final = (b"size=", b"status=")
+"""What asks the echo application for something: damaged, it asks for a gigabyte, or for a status that is none."""
 FOREIGN: Final = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0",
@@ -85,7 +87,9 @@ def corpus(protocol: str) -> tuple[bytes, ...]:
             case.run(context)
         for link in context.links:
             if isinstance(link, Recorder) and 0 < link.sent_bytes <= LONGEST:
-                found.add(b"".join(link.parts))
+                wire = b"".join(link.parts)
+                if not any(text in wire for text in ASKING):
+                    found.add(wire)
     return tuple(sorted(found, key=lambda wire: (len(wire), wire)))
 
 

@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "reopen": "Have a running server open its log files anew.",
     "scale": "Change how many workers a running server has.",
     "conform": "Check any server against its protocol, rule by rule.",
+    "fuzz": "Look for what a server does wrong with drawn and damaged requests.",
 }
 """Command, which is also its module in this package -> its line in the help."""
 EXIT_MISTAKE: Final = 2

@@ -6,8 +6,10 @@ takes no more bytes is no error here, for it may have refused what was sent.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
+import struct
 import time
 from typing import Final
 
@@ -70,6 +72,13 @@ class Link:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
             self.broken = True
+
+    def reset(self) -> None:
+        """Close with a reset, whatever is on its way."""
+        with contextlib.suppress(OSError):
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
+        self.eof = self.broken = True
 
     def more(self, seconds: float | None = None) -> bool:
         """Wait for more bytes; False at the end of the connection. Raises Silent."""

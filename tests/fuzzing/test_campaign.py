@@ -15,7 +15,7 @@ from gateways.testing.framing.fastcgi_records import PARAMS, STDIN, begin, rec
 from gateways.wire.fuzz.campaign import Bounds, Campaign
 from gateways.wire.fuzz.case import Asked, FuzzCase, Step
 from gateways.wire.fuzz.features import features
-from gateways.wire.fuzz.found import Found, Store, read_cases
+from gateways.wire.fuzz.found import Found, Store, read_cases, slug
 from gateways.wire.fuzz.generate import Generator
 from gateways.wire.fuzz.oracles import Finding
 from gateways.wire.fuzz.play import Ability, find_abilities
@@ -241,6 +241,12 @@ def test_one_symptom_of_two_causes(servers: dict[str, Broken]) -> None:
         "unanswered: the connection closed (a body)": 2,
         "unanswered: the connection closed": 1,
     }
+
+
+def test_long_classes_have_files_of_their_own() -> None:
+    names = [slug(f"changed: the body ({'a body, ' * 20}{last})") for last in "ab"]
+    assert len(set(names)) == 2
+    assert max(map(len, names)) < 100
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -17,9 +18,10 @@ from gateways.wire.fuzz.oracles import Finding
 if TYPE_CHECKING:
     from hypothesis.database import ExampleDatabase
 
-__all__ = ["Found", "Store", "open_database", "read_cases", "saved_cases"]
+__all__ = ["Found", "Store", "open_database", "read_cases", "saved_cases", "slug"]
 
 MOST_CLASSES: Final = 200
+LONGEST_NAME: Final = 80
 MOST_CAUSES: Final = 20
 """Of one symptom. Beyond so many, a new class is counted and not kept."""
 
@@ -91,13 +93,18 @@ class Store:
             return
         self.classes[found.name] = found
         if self.directory is not None:
-            slug = re.sub(r"[^a-z0-9]+", "-", found.name.lower()).strip("-")[:120]
-            found.file = os.path.join(self.directory, f"{case.protocol}-{slug}.json")
+            found.file = os.path.join(self.directory, f"{case.protocol}-{slug(found.name)}.json")
             with open(found.file, "w", encoding="utf-8") as file:
                 json.dump(document(found), file, indent=1)
                 file.write("\n")
         if self.database is not None:
             self.database.save(key(case.protocol), json.dumps(document(found)).encode())
+
+
+def slug(name: str) -> str:
+    """A class as the name of a file, never that of another class."""
+    text = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}-{zlib.crc32(name.encode()):08x}"
 
 
 def document(found: Found) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class Broken(Fake):
     """What is common to them."""
 
     until = 0.0
+    of_cases = False
     left: list[int]
 
     def __init__(self) -> None:

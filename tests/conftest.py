@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-INTEGRATION = Path(__file__).parent / "integration"
+HERE = Path(__file__).parent
+INTEGRATION = HERE / "integration"
+ONCE = {
+    HERE / "conform" / "test_cases.py",
+    HERE / "conform" / "test_echo.py",
+    HERE / "conform" / "test_fronts.py",
+    HERE / "conform" / "test_peers.py",
+    HERE / "fuzz" / "test_in_process.py",
+    HERE / "fuzzing" / "test_campaign.py",
+}
 
 # No deadlines: on a busy machine they measure the neighbours.
 settings.register_profile("dev", deadline=None, max_examples=50)
@@ -28,6 +37,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(INTEGRATION):
             item.add_marker(pytest.mark.integration)
+        if item.path in ONCE:
+            item.add_marker(pytest.mark.once)
         module = getattr(item, "module", None)
         if hasattr(module, "served") or hasattr(module, "answering"):  # tests.server.processes, tests.apps.scripts
             item.add_marker(pytest.mark.processes)

@@ -5,6 +5,7 @@ Exit code 0: no MUST has failed; 1: one has (with ``--strict``, also a SHOULD); 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 EXIT_FAILED: Final = 1
+EXIT_INTERRUPTED: Final = 130
 TIMEOUT: Final = 5.0
 STYLES: Final = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 
@@ -65,7 +67,7 @@ def take_params(ctx: click.Context, param: click.Parameter, value: tuple[str, ..
     "--list", "as_list", is_flag=True, help="Show the cases and run none; without URL those of every protocol."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: an array, one object a case.")
-@click.option("--junit", "junit_file", type=click.File("wb", lazy=True), metavar="FILE", help="Write JUnit XML, too.")
+@click.option("--junit", "junit_file", type=click.File("wb", lazy=False), metavar="FILE", help="Write JUnit XML, too.")
 @click.option("--all", "every", is_flag=True, help="Show also the cases that pass or are skipped.")
 @click.option("--strict", is_flag=True, help="A SHOULD that fails counts like a MUST.")
 @timeout_option(TIMEOUT, "How long the server may do nothing in a case")
@@ -107,7 +109,7 @@ def command(
             run.probe()
             results = run_all(run.run_cases(rules), rules, backend.protocol)
         name = f"gateways conform --front-end {backend.protocol}"
-        return report(results, name, junit_file, as_json=as_json, every=every, strict=strict)
+        return report(results, name, junit_file, as_json=as_json, every=every, strict=strict, wanted=len(rules))
     target = parse_target(url, params) if url is not None else None
     cases = choose(target.protocol if target else None, only)
     if as_list:
@@ -119,16 +121,20 @@ def command(
     results = run_all(run_cases(target, cases, timeout, echo=echo), cases, target.protocol)
     note = "" if echo else "The server does not run the echo application: cases that need it were skipped."
     name = f"gateways conform {target.protocol}"
-    return report(results, name, junit_file, as_json=as_json, every=every, strict=strict, note=note)
+    return report(results, name, junit_file, as_json=as_json, every=every, strict=strict, wanted=len(cases), note=note)
 
 
 def run_all(running: Iterator[Result], cases: Sequence[Rule], protocol: str) -> list[Result]:
     """Run, with progress on a terminal."""
     found: list[Result] = []
-    if not sys.stderr.isatty():
-        return list(running)
-    with click.progressbar(running, length=len(cases), label=protocol, file=sys.stderr, width=24) as bar:
-        found.extend(bar)
+    with contextlib.suppress(KeyboardInterrupt):  # what is there is worth telling
+        if not sys.stderr.isatty():
+            for result in running:
+                found.append(result)  # noqa: PERF402 - an interrupt leaves what extend() has taken so far to chance
+            return found
+        with click.progressbar(running, length=len(cases), label=protocol, file=sys.stderr, width=24) as bar:
+            for result in bar:
+                found.append(result)  # noqa: PERF402 - as above
     return found
 
 
@@ -140,9 +146,10 @@ def report(
     as_json: bool,
     every: bool,
     strict: bool,
+    wanted: int,
     note: str = "",
 ) -> int:
-    """Write the results wherever they are wanted, and return the exit code."""
+    """Write the results wherever they are wanted, and return the exit code; ``wanted`` is how many there should be."""
     if junit_file is not None:
         junit_file.write(junit(results, name))
         junit_file.close()
@@ -153,6 +160,9 @@ def report(
         if note:
             click.echo(note)
         click.echo(summary(results))
+    if len(results) < wanted:
+        click.echo(f"interrupted after {len(results)} of {wanted} cases", err=True)
+        return EXIT_INTERRUPTED
     counted = ("MUST", "SHOULD") if strict else ("MUST",)
     return EXIT_FAILED if any(each.verdict == "fail" and each.case.level in counted for each in results) else 0
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 EXIT_FOUND: Final = 1
+EXIT_INTERRUPTED: Final = 130
+INTERRUPTED: Final = "interrupted"
 TIMEOUT: Final = 3.0
 COUNT: Final = 20_000
 TIME: Final = "60s"
@@ -114,12 +116,15 @@ def command(
     target = parse_target(url, params)
     second = parse_target(other, params) if other is not None else None
     kept = read_cases(replay) if replay is not None else []
-    if wrong := [name for name, case, _ in kept if case.protocol != target.protocol]:
-        raise ConfigError(f"{wrong[0]} is no case of {target.protocol}")
+    for name, case, finding in kept:
+        if case.protocol != target.protocol:
+            raise ConfigError(f"{name} is no case of {target.protocol}")
+        if finding.oracle == "differs" and second is None:
+            raise ConfigError(f"{name} is a difference between two servers: give two URLs")
     if replay is None:
         need_hypothesis()
     if cases is not None:
-        os.makedirs(cases, exist_ok=True)
+        make_directory(cases)
     trial = Trial(target, ability_of(target, timeout), timeout, second, Watch(pid) if pid is not None else None)
     if second is not None:
         probe(second, timeout)
@@ -135,6 +140,8 @@ def command(
         click.echo(json.dumps(as_dict(campaign, url, other, seed), indent=1))
     else:
         show(campaign, seed)
+    if campaign.ended == INTERRUPTED:
+        return EXIT_INTERRUPTED
     return EXIT_FOUND if store.classes else 0
 
 
@@ -153,13 +160,21 @@ def fuzz_codecs(seconds: float, count: int, seed: int, cases: str | None, *, as_
     return EXIT_FOUND if any(outcome.error for outcome in outcomes) else 0
 
 
+def make_directory(path: str) -> None:
+    """For the cases; raises ConfigError."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the directory {path}: {error.strerror}") from None
+
+
 def need_hypothesis() -> None:
     """Import it, and keep its own files out of the current directory; raises ConfigError."""
     first = "hypothesis" not in sys.modules
     try:
         from hypothesis import configuration  # noqa: PLC0415 - an extra
     except ImportError:
-        raise ConfigError("gateways fuzz draws its cases with hypothesis: pip install gateways[fuzz]") from None
+        raise ConfigError("gateways fuzz draws its cases with hypothesis: pip install 'gateways[fuzz]'") from None
     if first and not os.environ.get("HYPOTHESIS_STORAGE_DIRECTORY"):
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         configuration.set_hypothesis_home_dir(os.path.join(cache, "gateways", "hypothesis"))
@@ -194,7 +209,7 @@ def run(trial: Trial, seed: int, store: Store, bounds: Bounds) -> Campaign:
                 part = max(campaign.done / bounds.count, campaign.seconds / bounds.seconds)
                 bar.update(min(int(part * STEPS), STEPS) - bar.pos)
     except KeyboardInterrupt:
-        campaign.ended = "interrupted"
+        campaign.ended = INTERRUPTED
     return campaign
 
 
@@ -202,8 +217,7 @@ def state(campaign: Campaign) -> str:
     """What the bar says."""
     classes = campaign.store.classes
     total = sum(found.count for found in classes.values())
-    said = f"{campaign.done} cases, {campaign.rate:.0f}/s, {total} findings in {len(classes)} classes"
-    return f"{said}; last: {list(classes)[-1][:40]}" if classes else said
+    return f"{campaign.done} cases, {campaign.rate:.0f}/s, {total} found, {len(classes)} classes"
 
 
 def show(campaign: Campaign, seed: int) -> None:
@@ -256,14 +270,18 @@ def as_dict(campaign: Campaign, url: str, other: str | None, seed: int) -> dict[
 
 
 def play_again(trial: Trial, kept: Iterable[tuple[str, FuzzCase, Finding]], *, as_json: bool) -> int:
-    """``--replay``: whether each case still leads to what it was kept for."""
+    """``--replay``: whether each case still leads to what it was kept for, or to something else."""
     results = []
+    if not trial.ability.echo:
+        click.echo(
+            "The server does not run the echo application: what it makes of requests is not looked at.", err=True
+        )
     for name, case, finding in kept:
         found = trial.replay(case, finding)
         still = any(each.name == finding.name for each in found)
         results.append({"file": name, "class": finding.name, "still": still, "found": [each.name for each in found]})
         if not as_json:
-            click.echo(f"{'FAIL' if still else 'pass'}  {name}: {finding.name}")
+            click.echo(f"{'FAIL' if still else 'else' if found else 'pass'}  {name}: {finding.name}")
             for each in found:
                 click.echo(f"      found {each.name}: {printable(each.detail)}")
     if as_json:

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from gateways.wire.cases import SUITES
 from tests.conform.fake_fastcgi import FastCGIFake
 from tests.conform.fake_single import SCGIFake
 from tests.conform.fakes import Fake
+from tests.servers import SECONDS, wait_until
 
 EASY = ("--only", "fastcgi.stdout", "--only", "fastcgi.params.value.1*", "--timeout", "300ms")
 
@@ -162,3 +164,21 @@ def test_a_terminal_has_a_table_and_progress(server: Fake) -> None:
     assert b"100%" in said
     assert b"FCGI_STDOUT ends with an empty record" in said
     assert b"1 cases: 0 pass, 1 fail (1 SHOULD)" in said
+
+
+def test_an_interrupt_loses_nothing(server: Fake) -> None:
+    """What there is is told, and that it is not all."""
+    server.breaks("errors-hang")
+    before = server.accepted
+    argv = [sys.executable, "-m", "gateways", "conform", url(server), "--json", "--only", "fastcgi.framing"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: server.accepted > before + 3, "it is at work")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130
+    assert f"interrupted after {len(json.loads(out))} of " in err
+
+
+def test_a_report_that_cannot_be_written(server: Fake, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["conform", url(server), "--junit", str(tmp_path)]) == 2
+    assert "--junit" in capfd.readouterr().err

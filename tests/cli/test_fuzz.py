@@ -6,7 +6,9 @@ import importlib.util
 import json
 import os
 import pty
+import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -19,10 +21,17 @@ import pytest
 from gateways import codecs
 from gateways.cli import run
 from tests.fuzzing.broken import Broken, BrokenSCGI
-from tests.servers import free_port
+from tests.servers import SECONDS, free_port, wait_until
 
+PAGE = Path(__file__).parents[2] / "docs" / "fuzzing.md"
 TARGETS = Path(__file__).parents[1] / "fuzz"
 SHORT = ("--seed", "7", "--count", "60", "--timeout", "5s")
+
+
+def example() -> str:
+    """The case that the documentation shows."""
+    (found,) = re.findall(r"```json\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    return str(found)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +84,39 @@ def test_a_finding_is_kept_and_played_again(server: Broken, tmp_path: Path, capf
     assert json.loads(capfd.readouterr().out) == [
         {"file": str(file), "class": "changed: the body", "still": False, "found": []}
     ]
+
+
+def test_the_case_of_the_documentation_is_one(
+    server: Broken, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    case = tmp_path / "case.json"
+    case.write_text(example())
+    assert run(["fuzz", url(server), "--replay", str(case)]) == 0
+    assert capfd.readouterr().out.startswith("pass  ")
+
+
+def test_an_interrupt_loses_nothing(server: Broken, tmp_path: Path) -> None:
+    """What was found until then is told, and that it is not all."""
+    server.breaks("lower")
+    argv = [
+        sys.executable,
+        "-m",
+        "gateways",
+        "fuzz",
+        url(server),
+        "--seed",
+        "7",
+        "--time",
+        "60s",
+        "--cases",
+        str(tmp_path),
+    ]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        wait_until(lambda: list(tmp_path.glob("*.json")), "something is found")
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130
+    assert "ended by: interrupted" in out
 
 
 def test_json(server: Broken, capfd: pytest.CaptureFixture[str]) -> None:
@@ -133,6 +175,10 @@ def test_mistakes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     nobody = f"scgi://127.0.0.1:{free_port()}/"
     wrong = tmp_path / "wrong.json"
     wrong.write_text("[1]")
+    difference = tmp_path / "difference.json"
+    difference.write_text(example().replace("afterwards", "differs"))
+    half = tmp_path / "half.json"
+    half.write_text(example().replace('"kind"', '"kinds"'))
     empty = tmp_path / "empty"
     empty.mkdir()
     for arguments, message in (
@@ -142,7 +188,10 @@ def test_mistakes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         ([nobody, "--shard", "3/2"], "is not I/N, from 1/N to N/N"),
         ([nobody, "--time", "0"], "--time"),
         ([nobody, "--replay", str(wrong)], "this is no case of gateways fuzz"),
+        ([nobody, "--replay", str(half)], f"{half}: this is no case of gateways fuzz: it has no 'kind'"),
         ([nobody, "--replay", str(empty)], "has no cases"),
+        ([nobody, "--replay", str(difference)], "give two URLs"),
+        ([nobody, "--cases", str(wrong / "below")], "cannot make the directory"),
     ):
         assert run(["fuzz", *arguments]) == 2
         assert message in capfd.readouterr().err
@@ -151,6 +200,10 @@ def test_mistakes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
 def test_a_database_that_cannot_be_used(server: Broken, capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["fuzz", url(server), "--database", f"redis://127.0.0.1:{free_port()}/0"]) == 2
     assert "redis://127.0.0.1:" in capfd.readouterr().err
+    assert run(["fuzz", url(server), "--database", "reddis://127.0.0.1"]) == 2
+    assert "neither a directory nor redis://" in capfd.readouterr().err
+    assert run(["fuzz", url(server), "--database", "/dev/null/cases"]) == 2
+    assert "cannot use /dev/null/cases: " in capfd.readouterr().err
 
 
 def test_without_hypothesis(server: Broken, tmp_path: Path) -> None:
@@ -165,18 +218,18 @@ def test_without_hypothesis(server: Broken, tmp_path: Path) -> None:
 
     done = without(*SHORT)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "gateways: gateways fuzz draws its cases with hypothesis: pip install gateways[fuzz]\n"
+    assert done.stderr == "gateways: gateways fuzz draws its cases with hypothesis: pip install 'gateways[fuzz]'\n"
     assert without("--replay", str(tmp_path)).returncode == 1
 
 
 def test_a_terminal_has_a_bar_and_the_directory_stays_clean(server: Broken, tmp_path: Path) -> None:
-    """Both streams are a terminal of 100 columns."""
+    """Both streams are a terminal of 80 columns."""
     server.breaks("body-plus")
     ours, theirs = pty.openpty()
     here = tmp_path / "here"
     here.mkdir()
     try:
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
         argv = [sys.executable, "-m", "gateways", "fuzz", url(server), *SHORT]
         environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR")}
         environment |= {"TERM": "xterm", "XDG_CACHE_HOME": str(tmp_path / "cache")}
@@ -190,5 +243,8 @@ def test_a_terminal_has_a_bar_and_the_directory_stays_clean(server: Broken, tmp_
     os.close(ours)
     assert process.wait(60) == 1
     assert b"scgi  [" in said
-    assert b"findings in 1 classes; last: changed: the body" in said
+    assert b" found, 1 classes" in said
+    bar = [line for line in re.sub(rb"\x1b\[[?0-9;]*[A-Za-z]", b"", said).splitlines() if line.startswith(b"scgi  [")]
+    assert bar
+    assert max(map(len, bar)) < 80
     assert list(here.iterdir()) == []

@@ -41,6 +41,7 @@ class Fake:
 
     def __init__(self) -> None:
         self.broken = ""
+        self.accepted = 0
         self.dead = False
         self.remembered: dict[str, str] = {}
         self.ending = threading.Event()
@@ -73,6 +74,7 @@ class Fake:
             if not select.select([self.listener], [], [], 0.05)[0]:
                 continue
             sock, _ = self.listener.accept()
+            self.accepted += 1
             sock.settimeout(5)
             self.handlers = [each for each in self.handlers if each.is_alive()]
             if self.broken.startswith(("fatal", "serial")):  # one after another, so that what follows sees it

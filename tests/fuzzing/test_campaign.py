@@ -193,6 +193,18 @@ def test_two_servers_of_one_protocol(servers: dict[str, Broken]) -> None:
         search(trial, "differs: 200 / nothing", ("sequence",))
 
 
+def test_the_smallest_case_of_a_difference_breaks_its_rule_still(
+    servers: dict[str, Broken], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where servers differ on less, too: other bytes may be right, or break another rule."""
+    monkeypatch.setattr(Trial, "again", lambda trial, case, finding: True)
+    trial = Trial(target_of(servers["scgi"]), Ability(), PATIENT)
+    campaign = Campaign(trial, Generator(trial.target, 1, Ability()), Store(), Bounds(400, 60))
+    case = next(case for case in cases_of("scgi") if case.rule and "rules" in case.number)
+    assert campaign.smallest(Finding("differs", f"{case.rule}: 400 / 200", ""), case) == case
+    assert campaign.smallest(Finding("malformed", "anything", ""), case) != case
+
+
 def test_two_protocols(servers: dict[str, Broken]) -> None:
     for protocol in ("fastcgi", "scgi"):
         servers[protocol].breaks("")

@@ -126,7 +126,9 @@ class Campaign:
             if not budget.fails(case):  # it takes longer to show
                 return case
             smaller = redraw(self.generator, case, budget)
-            if finding.oracle != "accepted":  # other bytes may be right
+            if not (
+                case.rule and finding.oracle in ("accepted", "differs")
+            ):  # other bytes may break another rule, or none
                 smaller = reduce(smaller, budget.fails)
         finally:
             self.trial.seconds = patient

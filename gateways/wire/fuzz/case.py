@@ -181,10 +181,18 @@ def from_dict(found: Any) -> FuzzCase:  # noqa: ANN401 - what JSON may hold
         )
         loose = tuple(int(link) for link in found["loose"])
         return FuzzCase(
-            str(found["protocol"]), str(found["kind"]), steps, asked, loose, str(found["rule"]), str(found["number"])
+            str(found["protocol"]),
+            str(found["kind"]),
+            steps,
+            asked,
+            loose,
+            str(found.get("rule", "")),
+            str(found.get("number", "")),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"this is no case of gateways fuzz: {type(error).__name__}: {error}") from None
+    except KeyError as error:
+        raise ConfigError(f"this is no case of gateways fuzz: it has no {error}") from None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"this is no case of gateways fuzz: {error}") from None
 
 
 def read_step(found: dict[str, Any]) -> Step:

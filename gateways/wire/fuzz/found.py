@@ -119,9 +119,11 @@ def parse(text: str | bytes) -> tuple[FuzzCase, Finding]:
     try:
         data = json.loads(text)
         about = data["finding"]
-        finding = Finding(str(about["oracle"]), str(about["what"]), str(about["detail"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"this is no case of gateways fuzz: {type(error).__name__}: {error}") from None
+        finding = Finding(str(about["oracle"]), str(about["what"]), str(about.get("detail", "")))
+    except KeyError as error:
+        raise ConfigError(f"this is no case of gateways fuzz: it has no {error}") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"this is no case of gateways fuzz: {error}") from None
     return from_dict(data), finding
 
 
@@ -134,7 +136,11 @@ def read_cases(path: str) -> list[tuple[str, FuzzCase, Finding]]:
         found = []
         for name in names:
             with open(name, encoding="utf-8") as file:
-                found.append((name, *parse(file.read())))
+                text = file.read()
+            try:
+                found.append((name, *parse(text)))
+            except ConfigError as error:
+                raise ConfigError(f"{name}: {error}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
     if not found:
@@ -165,7 +171,16 @@ def open_database(place: str) -> ExampleDatabase:
     """A directory or redis://HOST:PORT/DB; raises ConfigError."""
     from hypothesis.database import DirectoryBasedExampleDatabase  # noqa: PLC0415 - an extra
 
-    if urlsplit(place).scheme not in ("redis", "rediss"):
+    scheme = urlsplit(place).scheme
+    if scheme and scheme not in ("redis", "rediss"):
+        raise ConfigError(f"{place} is neither a directory nor redis://HOST:PORT")
+    if not scheme:
+        try:  # hypothesis says nothing where it cannot write
+            os.makedirs(place, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot use {place}: {error.strerror}") from None
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise ConfigError(f"cannot use {place}: it may not be written")
         return DirectoryBasedExampleDatabase(place)
     try:
         from hypothesis.extra.redis import RedisExampleDatabase  # noqa: PLC0415 - needs the package redis

@@ -202,7 +202,8 @@ def run(trial: Trial, seed: int, store: Store, bounds: Bounds) -> Campaign:
             length=STEPS,
             label=trial.target.protocol,
             file=sys.stderr,
-            width=24,
+            width=12,  # all of it fits into 80 columns
+            show_eta=False,
             item_show_func=lambda _: state(campaign),
         ) as bar:
             for _ in campaign.run():

@@ -116,7 +116,7 @@ def test_a_slow_request_is_written_down(family: Family) -> None:
     assert "fastcgi GET /first\\x0a" in entry
     assert f"worker {worker.pid}" in entry
     assert "--slow-request" in entry
-    assert "in hang" in entry
+    assert "in serve_long" in entry
     assert (watch.overdue.slow, watch.overdue.timeouts) == (1, 0)
     assert worker.slow == {1: row_of(family, worker, 1).serial}
     assert worker.cancelled == {}
@@ -130,7 +130,7 @@ def test_without_a_slow_log(family: Family) -> None:
     watch.collect(1)
     ((message, text, level),) = watch.log.blocks
     assert "POST /second" in message
-    assert "in hang" in text
+    assert "in serve_long" in text
     assert level == "warning"
 
 
@@ -143,7 +143,7 @@ def test_one_that_has_had_its_time_is_interrupted(family: Family) -> None:
     assert message.startswith("fastcgi POST /second: ")
     assert f"worker {worker.pid} has served this for 5." in message
     assert "(--request-timeout); interrupted" in message
-    assert "in hang" in text
+    assert "in serve_long" in text
     assert level == "error"
     serial = row_of(family, worker, 2).serial
     assert reason(family, worker) == f"cancel 2 {serial}"
@@ -233,7 +233,7 @@ def test_a_worker_that_dies_meanwhile(family: Family, cancel: bool) -> None:
     watch.begin(worker, 1, cancel=cancel)
     assert worker.stacks is not None
     stacks = worker.stacks
-    within(lambda: "in hang" in stacks.read(0), "the stacks have come")
+    within(lambda: "in serve_long" in stacks.read(0), "the stacks have come")
     family.kill(worker)
     within(lambda: gone(worker.pid), "it has gone")
     for each, code, _ in family.reap():  # as the master does
@@ -242,7 +242,7 @@ def test_a_worker_that_dies_meanwhile(family: Family, cancel: bool) -> None:
     watch.collect(1)
     found = watch.log.blocks[0][0] + watch.log.blocks[0][1] if cancel else watch.entries.found[0]
     assert "GET /first" in found
-    assert "in hang" in found
+    assert "in serve_long" in found
     assert watch.overdue.wake(1.0) is None
     watch.overdue.forget(worker)
     watch.collect(1)

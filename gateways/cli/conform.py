@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 import click
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 EXIT_FAILED: Final = 1
-EXIT_INTERRUPTED: Final = 130
 TIMEOUT: Final = 5.0
 STYLES: Final = {"pass": "green", "fail": "bold red", "skip": "yellow"}
 
@@ -127,14 +126,12 @@ def command(
 def run_all(running: Iterator[Result], cases: Sequence[Rule], protocol: str) -> list[Result]:
     """Run, with progress on a terminal."""
     found: list[Result] = []
-    with contextlib.suppress(KeyboardInterrupt):  # what is there is worth telling
-        if not sys.stderr.isatty():
-            for result in running:
-                found.append(result)  # noqa: PERF402 - an interrupt leaves what extend() has taken so far to chance
-            return found
-        with click.progressbar(running, length=len(cases), label=protocol, file=sys.stderr, width=24) as bar:
-            for result in bar:
-                found.append(result)  # noqa: PERF402 - as above
+    progress: contextlib.AbstractContextManager[Iterable[Result]] = contextlib.nullcontext(running)
+    if sys.stderr.isatty():
+        progress = click.progressbar(running, length=len(cases), label=protocol, file=sys.stderr, width=24)
+    with contextlib.suppress(KeyboardInterrupt), progress as results:  # what is there is worth telling
+        for result in results:
+            found.append(result)  # noqa: PERF402 - an interrupt leaves what extend() has taken so far to chance
     return found
 
 
@@ -149,7 +146,7 @@ def report(
     wanted: int,
     note: str = "",
 ) -> int:
-    """Write the results wherever they are wanted, and return the exit code; ``wanted`` is how many there should be."""
+    """Write the results wherever they are wanted, and return the exit code; raises Abort where some are missing."""
     if junit_file is not None:
         junit_file.write(junit(results, name))
         junit_file.close()
@@ -162,7 +159,7 @@ def report(
         click.echo(summary(results))
     if len(results) < wanted:
         click.echo(f"interrupted after {len(results)} of {wanted} cases", err=True)
-        return EXIT_INTERRUPTED
+        raise click.Abort
     counted = ("MUST", "SHOULD") if strict else ("MUST",)
     return EXIT_FAILED if any(each.verdict == "fail" and each.case.level in counted for each in results) else 0
 

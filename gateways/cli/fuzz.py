@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 EXIT_FOUND: Final = 1
-EXIT_INTERRUPTED: Final = 130
 INTERRUPTED: Final = "interrupted"
 TIMEOUT: Final = 3.0
 COUNT: Final = 20_000
@@ -141,7 +140,7 @@ def command(
     else:
         show(campaign, seed)
     if campaign.ended == INTERRUPTED:
-        return EXIT_INTERRUPTED
+        raise click.Abort
     return EXIT_FOUND if store.classes else 0
 
 

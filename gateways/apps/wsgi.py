@@ -162,7 +162,8 @@ class WSGIApp:
         errors = ErrorStream(exchange, self._log)
         response = _Response(exchange, self._log, errors, params.get("REQUEST_METHOD", "") == "HEAD")
         try:
-            environ = to_environ(params, exchange.protocol, self._mount)
+            environ = to_environ(params.copy(), exchange.protocol, self._mount)
+            request.params = environ  # for the access log
             environ.update(self._base)
             environ["wsgi.url_scheme"] = url_scheme(environ)
             environ["wsgi.input"] = exchange.body

@@ -69,7 +69,8 @@ class ObservedApp:
         seat = self._seats.get(ident)
         if seat is None:
             seat = self._take_seat(ident)
-        params = exchange.request.params
+        request = exchange.request
+        params = request.params
         protocol = exchange.protocol
         uri = params.get("REQUEST_URI") or params.get("PATH_INFO", "")
         stamp = params.get("HTTP_X_REQUEST_START")
@@ -94,8 +95,11 @@ class ObservedApp:
                 self._tell()
             log = self._access_log
             if log is not None:
-                peer = "" if "REMOTE_ADDR" in params else exchange.peer
-                log.record(params, protocol, peer, exchange.status, exchange.sent, time.time(), taken, queued)
+                told = request.params  # what the application has made of them
+                peer = "" if "REMOTE_ADDR" in told else exchange.peer
+                log.record(told, protocol, peer, exchange.status, exchange.sent, time.time(), taken, queued)
+            # An environ knows its request, by wsgi.errors: in a circle they would wait for the garbage collector.
+            request.params = params
 
     def _tell(self) -> None:
         """Say that as many requests have been served as shall be."""

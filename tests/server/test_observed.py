@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -515,6 +517,46 @@ def test_what_the_application_has_made_of_its_environ() -> None:
         within(lambda: log.found, "it is logged")
         assert seen.row().line == "GET /kept"
         assert (log.found[0]["user"], log.found[0]["method"]) == ("anna", None)
+
+
+class Mark:
+    """Something in an environ, by which a test sees when that is gone."""
+
+
+class QuietLog(MemoryLog):
+    """One that holds no failures, whose frames hold everything."""
+
+    def exception(self, exchange: Exchange, message: str, error: BaseException) -> None:
+        self.lines.append(f"{exchange.protocol}: {message}")
+
+
+@every_protocol
+@pytest.mark.parametrize("fails", [False, True], ids=["answered", "failed"])
+def test_nothing_of_a_request_waits_for_the_garbage_collector(protocol: str, fails: bool) -> None:
+    marks: list[weakref.ref[Mark]] = []
+
+    def application(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
+        mark = environ["test.mark"] = Mark()
+        marks.append(weakref.ref(mark))
+        print("a line", file=environ["wsgi.errors"])
+        body: bytes = environ["wsgi.input"].read()
+        if fails:
+            raise ZeroDivisionError
+        start_response("200 OK", [])
+        return [body]
+
+    app = WSGIApp(application, QuietLog(), mount=None, threads=False, processes=False)
+    gc.disable()
+    try:
+        with Seen(app, protocol).served as served:
+            for _ in range(3):
+                with served.connect() as peer:
+                    assert peer.get("/", b"a body").status == (500 if fails else 200)
+            within(lambda: served.open_connections() == 0, "all connections are closed")
+            within(lambda: not any(mark() for mark in marks), "all environs are gone")
+        assert len(marks) == 3
+    finally:
+        gc.enable()
 
 
 @every_protocol

@@ -185,11 +185,10 @@ class FastCGICodec(Codec):
             return 0
         keep = data[10] & FCGI_KEEP_CONN != 0
         stream = _Stream(FCGI_RESPONDER, keep)
-        stream.params.append(data[24 : 24 + size])
         self._streams[1] = stream
         if not keep:
             self._close_after = True
-        self._end_of_params(1, stream, events)
+        self._head(1, stream, data[24 : 24 + size], events)
         if stream.state == _BODY:
             stream.state = _DONE
             events.append(_END_OF_BODY_1)
@@ -268,6 +267,10 @@ class FastCGICodec(Codec):
         block = parts[0] if len(parts) == 1 else b"".join(parts)
         stream.params = []
         stream.size = 0
+        self._head(number, stream, block, events)
+
+    def _head(self, number: int, stream: _Stream, block: bytes, events: list[Event]) -> None:
+        """Take all parameters of a request."""
         try:
             params = parse_fastcgi_pairs(block, self._limits.params_count)
             length = content_length(params, "fastcgi") if params.get("CONTENT_LENGTH") else -1
@@ -356,6 +359,11 @@ class FastCGICodec(Codec):
         if isinstance(event, Body):
             self._check_active(event.stream)
             return stream_records(FCGI_STDOUT, event.stream, event.data)
+        if isinstance(event, RawBody):
+            self._check_active(event.stream)
+            if not 0 < event.size <= CONTENT_CHUNK:
+                raise LocalProtocolError("fastcgi", f"a record cannot hold {event.size} bytes")
+            return record_header(FCGI_STDOUT, event.stream, event.size)
         if isinstance(event, EndOfResponse):
             return self._end_request(event.stream, event.app_status)
         if isinstance(event, ErrorOutput):
@@ -363,11 +371,6 @@ class FastCGICodec(Codec):
             return stream_records(FCGI_STDERR, event.stream, event.data)
         if isinstance(event, Request):
             raise LocalProtocolError("fastcgi", "the application side sends no requests")
-        if isinstance(event, RawBody):
-            self._check_active(event.stream)
-            if not 0 < event.size <= CONTENT_CHUNK:
-                raise LocalProtocolError("fastcgi", f"a record cannot hold {event.size} bytes")
-            return record_header(FCGI_STDOUT, event.stream, event.size)
         return b""
 
     def _check_active(self, number: int) -> None:

@@ -155,8 +155,9 @@ def parse_scgi_headers(block: bytes, most: int) -> dict[str, str]:
     if count > most:
         raise LimitExceeded("scgi", "number of headers", count, most, 431)
     strings.pop()
-    each = iter(strings)
-    params = dict(zip(each, each))  # noqa: B905  (the number of strings is even)
+    params: dict[str, str] = {}
+    for at in range(0, 2 * count, 2):
+        params[strings[at]] = strings[at + 1]
     if count != len(params) or "" in params or block.rfind(_OURS_RAW) >= 0:
         return merge_repeated(list(zip(strings[::2], strings[1::2])), "scgi")  # noqa: B905
     return params

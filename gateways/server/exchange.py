@@ -75,11 +75,10 @@ class Exchange:
             self.sent += len(event.data)
             connection.send_body(event)
             return
+        data = connection.codec.send(event)
         if isinstance(event, ResponseHead):
             self.status = event.status
             self.sent = len(event.content)
-        data = connection.codec.send(event)
-        if isinstance(event, ResponseHead):
             self.ended = event.end  # before the last byte is out: the peer may use the stream again at once
             if len(data) > _LONG_HEAD:
                 self._warn_long_head(len(data) - len(event.content))

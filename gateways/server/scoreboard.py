@@ -18,7 +18,7 @@ __all__ = ["BUCKETS", "CLASSES", "PROTOCOLS", "Board", "Histogram", "Row", "Seat
 PROTOCOLS: Final = ("fastcgi", "scgi", "uwsgi", "http")
 CLASSES: Final = ("2xx", "3xx", "4xx", "5xx", "other")
 """Of the response's status; ``other`` is for requests that ended without one."""
-BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+BUCKETS: Final[tuple[float, ...]] = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of the histograms of time, in seconds; one more bucket has no bound."""
 
 _SLOT: Final = 4096  # bytes
@@ -37,6 +37,7 @@ _HEAD: Final = Struct("=QQdQdQQQ")  # the cells before the line
 _TIMES: Final = 64  # the histograms of request time, by protocol and class
 _WIDTH: Final = 16  # cells of one histogram: its buckets, then the sum (double)
 _SUM: Final = 15
+_SHORTEST: Final = 0.005  # the first of them
 _QUEUE: Final = _TIMES + len(PROTOCOLS) * len(CLASSES) * _WIDTH  # the histogram of queue time
 _TRIES: Final = 1_000  # looks at a slot that changes meanwhile; one takes a fraction of the shortest request
 _KNOWN: Final[dict[str, int]] = {name: number for number, name in enumerate(PROTOCOLS)}
@@ -52,6 +53,7 @@ class Seat:
         self._ints[_IDENT] = ident
         self.serial: int = self._ints[_SERIAL]
         self._done: int = self._ints[_DONE]
+        self._busy_time: float = self._doubles[_BUSY_TIME]
 
     def begin(self, protocol: str, line: bytes, now: float) -> None:
         """A request is served from ``now`` on, on the monotonic clock; ``line`` is its method and URI."""
@@ -73,7 +75,8 @@ class Seat:
         ints = self._ints
         doubles = self._doubles
         doubles[_SINCE] = now
-        doubles[_BUSY_TIME] += taken
+        self._busy_time += taken
+        doubles[_BUSY_TIME] = self._busy_time
         self._done += 1
         ints[_DONE] = self._done
         kind = ord(status[0]) - 50 if status else 4  # "2" is 0
@@ -81,7 +84,9 @@ class Seat:
             kind = 4
         at = _TIMES + (_KNOWN[protocol] * 5 + kind) * _WIDTH
         doubles[at + _SUM] += taken
-        ints[at + bisect_left(BUCKETS, taken)] += 1
+        if taken > _SHORTEST:  # most are not
+            at += bisect_left(BUCKETS, taken)
+        ints[at] += 1
         ints[_BUSY] = 0  # at last: who is idle has nothing to add
 
     @property

@@ -537,3 +537,28 @@ def test_stopped_while_it_loads_the_application_itself(number: signal.Signals) -
             assert not any((directory / name).exists() for name in ("pid", "control", "http.sock"))
         finally:
             server.kill()
+
+
+# -- asked ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/sleep", "/hold-interpreter"])
+def test_status_while_every_thread_of_every_worker_is_stuck(path: str) -> None:
+    """The scoreboard needs nobody's help: at most 0.1 s, in the best of some tries."""
+    # Who holds the interpreter lets no second thread of its worker take a request up.
+    threads = 2 if path == "/sleep" else 1
+    options = ("--workers", "2", "--threads", str(threads), "--graceful-timeout", "0.2s")
+    with served(*options) as server, contextlib.ExitStack() as stack:
+        for _ in range(2 * threads):
+            peer = server.peer()
+            stack.callback(peer.sock.close)
+            peer.send(request("http", path))
+        server.await_status(lambda found: found["busy_threads"] == 2 * threads, "every thread is busy")
+        taken = []
+        for _ in range(20):
+            began = time.monotonic()
+            found = server.status()
+            taken.append(time.monotonic() - began)
+            lines = [each["request"] for worker in found["workers"] for each in worker["threads"]]
+            assert lines == [f"GET {path}"] * 2 * threads
+        assert min(taken) < 0.1, taken

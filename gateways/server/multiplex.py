@@ -461,12 +461,15 @@ class MultiplexConnection(Connection):
             self.write(self.codec.send(event))
             return
         most = self.codec.raw_size
+        if len(data) <= most:
+            self._write_record(self.codec.send(RawBody(event.stream, len(data))), data)
+            return
         view = memoryview(data)
         for at in range(0, len(data), most):
             block = view[at : at + most]
             self._write_record(self.codec.send(RawBody(event.stream, len(block))), block)
 
-    def _write_record(self, header: bytes, content: memoryview) -> None:
+    def _write_record(self, header: bytes, content: bytes | memoryview) -> None:
         with _Patient(self.write_lock, self.pool) if self.pool.timed else self.write_lock:
             if self.broken:
                 raise PeerClosed("the peer went away, or stood still, while another response was written")

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 import click
 
@@ -18,18 +20,19 @@ from gateways.wire.case import Rule
 from gateways.wire.cases.fronts import FRONT_SUITES
 from gateways.wire.conform import Result, choose, probe, run_cases, select
 from gateways.wire.fronts import FrontRun
-from gateways.wire.report import as_dict, case_dict, detail_lines, junit, summary, text_lines
+from gateways.wire.report import as_dict, case_dict, junit, summary, text_lines
 from gateways.wire.target import PROTOCOLS, parse_target
 from gateways.wire.web import parse_front_end
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 __all__ = ["command"]
 
 EXIT_FAILED: Final = 1
 TIMEOUT: Final = 5.0
-STYLES: Final = {"pass": "green", "fail": "bold red", "skip": "yellow"}
+STYLES: Final[dict[str, dict[str, Any]]] = {
+    "PASS": {"fg": "green"},
+    "FAIL": {"fg": "red", "bold": True},
+    "SKIP": {"fg": "yellow"},
+}
 
 
 def take_params(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> dict[str, str]:
@@ -165,35 +168,13 @@ def report(
 
 
 def show(results: list[Result], *, every: bool) -> None:
-    """Print the results: for a terminal as rich's table where that is installed, else as lines."""
-    if sys.stdout.isatty():
-        try:
-            from rich.console import Console  # noqa: PLC0415 - an extra
-        except ImportError:
-            pass
-        else:
-            console = Console(highlight=False, emoji=False, markup=False)
-            table = rich_table(results, every=every)
-            if table.row_count:
-                console.print(table)
-            return
-    for line in text_lines(results, every=every):
-        click.echo(line)
-
-
-def rich_table(results: list[Result], *, every: bool) -> Table:
-    """The lines of ``text_lines`` in columns; each failure has its details below its title."""
-    from rich.table import Table  # noqa: PLC0415 - an extra
-    from rich.text import Text  # noqa: PLC0415 - as above
-
-    table = Table("", "", "case", "what", box=None, pad_edge=False)
-    for result in results:
-        if every or result.verdict == "fail":
-            details = Text("\n".join([result.case.title, *detail_lines(result)]))
-            details.stylize("dim", len(result.case.title))
-            verdict = Text(result.verdict.upper(), STYLES[result.verdict])
-            table.add_row(verdict, result.case.level, Text(result.case.id), details)
-    return table
+    """Print the results, on a terminal in its width and in colours."""
+    columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    colours = False if os.environ.get("NO_COLOR") else None  # None: on a terminal
+    for line in text_lines(results, every=every, columns=columns):
+        verdict, rest = line[:4], line[4:]
+        style = STYLES.get(verdict)
+        click.echo(click.style(verdict, **style) + rest if style else click.style(line, dim=True), color=colours)
 
 
 def show_list(cases: list[dict[str, str]], *, as_json: bool) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from textwrap import wrap
 from typing import Any, Final
 from xml.etree import ElementTree as ET
 
@@ -14,6 +16,11 @@ __all__ = ["as_dict", "case_dict", "detail_lines", "junit", "shown", "summary", 
 
 SHOWN: Final = 160
 """Bytes of each direction in the text."""
+DETAIL: Final = " " * 7
+"""Before what is said of a failure: its level stands above."""
+LABEL: Final = 10
+NARROWEST: Final = 20
+BYTES: Final = re.compile(r"\\x[0-9a-f]{2}|\\.|.")
 ILLEGAL: Final = {code: "?" for code in range(32) if code not in (9, 10)}
 
 
@@ -38,31 +45,53 @@ def shown(data: bytes, most: int = SHOWN) -> str:
     return repr(data[:most])[2:-1] + (" ..." if len(data) > most else "")
 
 
-def text_lines(results: Iterable[Result], *, every: bool = False) -> list[str]:
-    """A table of what failed and was skipped, or of everything; below each failure what was sent and received."""
+def text_lines(results: Iterable[Result], *, every: bool = False, columns: int = 0) -> list[str]:
+    """A table of what failed and was skipped, or of everything; below each failure what was sent and received.
+
+    What is below is folded at ``columns``, 0: not at all.
+    """
     rows = [result for result in results if every or result.verdict == "fail"]
     width = max((len(result.case.id) for result in rows), default=0)
     lines: list[str] = []
     for result in rows:
         case = result.case
         lines.append(f"{result.verdict.upper():4} {case.level:6} {case.id:{width}}  {case.title}")
-        lines += [f"       {line}" for line in detail_lines(result)]
+        lines += [DETAIL + line for line in detail_lines(result, max(columns - len(DETAIL), 0))]
     return lines
 
 
-def detail_lines(result: Result) -> list[str]:
-    """What there is to say of a case that did not pass."""
+def detail_lines(result: Result, columns: int = 0) -> list[str]:
+    """What there is to say of a case that did not pass, in lines of at most so many columns, 0: of any length."""
     if result.verdict == "skip":
-        return [result.reason]
+        return folded(result.reason, columns, bytewise=False)
     if result.verdict == "pass":
         return []
-    return [
-        f"section   {result.case.section}",
-        f"expected  {result.expected}",
-        f"got       {printable(result.got)}",
-        f"sent      {shown(result.sent)}",
-        f"received  {shown(result.received)}",
-    ]
+    width = max(columns - LABEL, NARROWEST) if columns else 0
+    lines: list[str] = []
+    for label, text, bytewise in (
+        ("section", result.case.section, False),
+        ("expected", result.expected, False),
+        ("got", printable(result.got), False),
+        ("sent", shown(result.sent), True),
+        ("received", shown(result.received), True),
+    ):
+        first, *others = folded(text, width, bytewise=bytewise) or [""]
+        lines += [f"{label:{LABEL}}{first}", *(" " * LABEL + other for other in others)]
+    return lines
+
+
+def folded(text: str, width: int, *, bytewise: bool) -> list[str]:
+    """Lines of at most ``width`` characters, broken between words; ``bytewise``: between any two bytes as shown."""
+    if not width or len(text) <= width:
+        return [text]
+    if not bytewise:
+        return wrap(text, width)
+    lines = [""]
+    for byte in BYTES.findall(text):
+        if len(lines[-1]) + len(byte) > width:
+            lines.append("")
+        lines[-1] += byte
+    return lines
 
 
 def printable(text: str) -> str:

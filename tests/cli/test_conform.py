@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import select
 import signal
 import struct
@@ -142,17 +143,17 @@ def test_another_protocol_than_the_server_s(capfd: pytest.CaptureFixture[str]) -
     assert "does not answer a plain request in fastcgi" in capfd.readouterr().err
 
 
-def test_a_terminal_has_a_table_and_progress(server: Fake) -> None:
-    """Both streams are a terminal of 100 columns."""
+@pytest.mark.parametrize("colours", [True, False])
+def test_a_terminal_has_a_table_and_progress(server: Fake, colours: bool) -> None:
+    """Both streams are a terminal of 60 columns."""
     server.breaks("no-stdout-end")
     ours, theirs = pty.openpty()
     try:
-        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 60, 0, 0))
         argv = [sys.executable, "-m", "gateways", "conform", url(server), "--only", "fastcgi.stdout.end"]
         environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "NO_COLOR")}
-        process = subprocess.Popen(
-            argv, stdin=theirs, stdout=theirs, stderr=theirs, env=environment | {"TERM": "xterm"}
-        )
+        environment |= {"TERM": "xterm"} | ({} if colours else {"NO_COLOR": "1"})
+        process = subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
     finally:
         os.close(theirs)
     said = b""
@@ -162,7 +163,14 @@ def test_a_terminal_has_a_table_and_progress(server: Fake) -> None:
     os.close(ours)
     assert process.wait(30) == 0
     assert b"100%" in said
-    assert b"FCGI_STDOUT ends with an empty record" in said
+    text = said.decode()
+    assert ("\x1b[31m\x1b[1mFAIL" in text) is colours
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", text[text.index("FAIL") :]).splitlines()
+    assert lines[0].endswith("FCGI_STDOUT ends with an empty record")
+    assert max(len(line) for line in lines[1:]) <= 60
+    sent = lines.index(next(line for line in lines if line.startswith("       sent      ")))
+    assert lines[sent] == "       sent      " + "".join(rf"\x{byte:02x}" for byte in (1, 1, 0, 1, 0, 8, 0, 0, 0, 1))
+    assert lines[sent + 1].startswith(" " * 17 + r"\x")
     assert b"1 cases: 0 pass, 1 fail (1 SHOULD)" in said
 
 

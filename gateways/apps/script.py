@@ -89,14 +89,16 @@ class ScriptApp:
         self._running: dict[int, Process] = {}
         self._serial = itertools.count(1)
         self._mutex = threading.Lock()
+        self._leaving = threading.Event()
 
     def end_in(self, seconds: float) -> None:
-        """The worker leaves: what still runs in so many seconds is ended: it would live on after a kill."""
+        """The worker leaves: what still runs in so many seconds is ended, and no more is started: it would live on."""
         timer = threading.Timer(seconds, self._end)
         timer.daemon = True
         timer.start()
 
     def _end(self) -> None:
+        self._leaving.set()
         for number in (signal.SIGTERM, signal.SIGKILL):
             for process in list(self._running.values()):
                 process.signal(number)
@@ -127,6 +129,8 @@ class ScriptApp:
 
     def start(self, params: Mapping[str, str], choice: Choice, name: str, *, stdin: bool) -> Process:
         """Start a script; raises Failed, ScriptRefused."""
+        if self._leaving.is_set():
+            raise Failed(503, "the worker leaves, and no script is started any more")
         env = meta_variables(params, choice, passed=self._passed, body=stdin)
         env["UNIQUE_ID"] = name
         identity = self._identities.of(choice)
@@ -140,6 +144,8 @@ class ScriptApp:
         except ValueError as nul:
             raise Failed(502, f"cannot be started: {nul}") from None
         self._running[process.pid] = process
+        if self._leaving.is_set():  # nobody may look at it any more
+            process.signal(signal.SIGKILL)
         return process
 
     def await_turn(self, choice: Choice, hopeless: Callable[[], bool]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+from gateways.limits import ScriptLimits
 from tests.apps.scripts import HEAD, USER, Root, alive, answering, pid_in
 from tests.server.peers import Peer, request
 from tests.server.pools import within
@@ -105,6 +107,19 @@ def test_nothing_outlives_a_worker_that_has_to_leave(root: Root, note: Path) -> 
         app.end_in(0.1)
         assert peer.answer().status == 502
         within(lambda: not alive(pid), "it is killed")
+
+
+def test_nor_does_what_has_waited_for_a_turn(root: Root, note: Path) -> None:
+    root.sh("each", f"echo $$ >>{note}", "exec sleep 60")
+    with answering(root, limits=ScriptLimits(concurrency=1)) as (served, app), contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(served.connect()) for _ in range(4)]
+        for peer in peers:
+            peer.send(request("http", "/each"))
+        pid_in(note)
+        within(lambda: app.turns.waiting == 3, "the others wait")
+        app.end_in(0.0)
+        assert [peer.answer().status for peer in peers].count(503) >= 2
+        assert not [pid for pid in map(int, note.read_text().split()) if alive(pid)]
 
 
 def test_nor_does_anything_outlive_a_server(root: Root, note: Path, tmp_path: Path) -> None:

@@ -288,9 +288,10 @@ def test_a_client_that_goes_away_ends_a_silent_script(root: Root, note: Path, pr
         served.log.only("the peer has gone")
 
 
+@pytest.mark.parametrize("lines", [[], [*HEAD, "echo part"]])
 @pytest.mark.parametrize("keep", [False, True])
-def test_an_aborted_request_ends_its_script(root: Root, note: Path, keep: bool) -> None:
-    root.sh("aborted", f"echo $$ >{note}", "sleep 60")
+def test_an_aborted_request_ends_its_script(root: Root, note: Path, keep: bool, lines: list[str]) -> None:
+    root.sh("aborted", *lines, f"echo $$ >{note}", "sleep 60")
     root.sh("other", *HEAD, "echo ok")
     with answering(root, "fastcgi") as (served, _), served.connect() as peer:
         peer.send(request("fastcgi", "/aborted", keep=keep))

@@ -139,10 +139,9 @@ class Pump:
             if events != watched:
                 poll.register(connection, events)
                 watched = events
-            waits_to_write = self._blocked and process.stdin >= 0
             stdin = process.stdin
-            if waits_to_write:
-                poll.register(stdin, select.POLLOUT)
+            if stdin >= 0:  # without POLLOUT too, poll() tells of a reader that has gone
+                poll.register(stdin, select.POLLOUT if self._blocked else 0)
             others, longest = exchange.stand_by()
             if others != standing:
                 if standing >= 0:
@@ -158,7 +157,7 @@ class Pump:
             finally:
                 if others >= 0:
                     exchange.go_on(ready=any(fd == others for fd, _ in found))
-            if waits_to_write:
+            if stdin >= 0:
                 poll.unregister(stdin)
             now = self._clock()
             heard = 0
@@ -170,8 +169,10 @@ class Pump:
                     self._read_errors(poll, event)
                 elif fd == connection:
                     heard = event
-                elif fd != others and event:
+                elif fd == stdin:
                     self._blocked = False
+                    if event & (select.POLLERR | select.POLLHUP):  # nobody reads it any more
+                        process.close_stdin()
             if output and self._read_output(output, now):
                 process.close_stdout()
                 self.left_behind = False  # nobody holds it any more, and all of it is here

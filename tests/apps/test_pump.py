@@ -143,6 +143,14 @@ def test_a_script_that_closes_its_standard_input_and_goes_on(root: Root) -> None
         assert peer.answer().body == b"done"
 
 
+def test_its_answer_waits_for_no_more_of_the_body(root: Root) -> None:
+    root.sh("ignores", "exec <&-", *HEAD, "echo ok", "exec sleep 60")
+    with answering(root) as (served, _), served.connect() as peer:
+        peer.send(head_of("http", "/ignores", length=100) + b"some")
+        peer.sock.settimeout(5)
+        assert peer.sock.recv(12) == b"HTTP/1.1 200"
+
+
 @pytest.mark.parametrize("protocol", ["fastcgi", "http"])
 def test_half_a_body_does_not_pass_for_a_whole_one(root: Root, note: Path, protocol: str) -> None:
     root.sh("store", f"cat >/dev/null; echo stored >{note}", *HEAD)

@@ -90,7 +90,17 @@ class Reaper:
                     self._cases.remove(case)
                 case.finish()
             if not over:
-                time.sleep(TICK if any(case.told for case in cases) else _SLOW_TICK)
+                await_output(cases, TICK if any(case.told for case in cases) else _SLOW_TICK)
+
+
+def await_output(cases: list[_Case], seconds: float) -> None:
+    """Wait until one of them has written something, at most so long."""
+    poll = select.poll()
+    for case in cases:
+        for fd in (case.process.stdout, case.process.stderr):
+            if fd >= 0:
+                poll.register(fd, select.POLLIN)
+    poll.poll(seconds * 1000)
 
 
 class _Case:

@@ -62,6 +62,14 @@ def reapers() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "gateways-reaper"}
 
 
+def test_what_nobody_wants_is_taken_as_fast_as_it_is_written(root: Root) -> None:
+    root.sh("download", *HEAD, "exec head -c 100000000 /dev/zero")
+    with answering(root) as (served, app), served.connect() as peer:
+        peer.send(b"HEAD /download HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert peer.read().startswith(b"HTTP/1.1 200")
+        within(lambda: not app.turns.taken, "its turn is over", 5)
+
+
 def test_its_thread_ends_with_the_worker(root: Root) -> None:
     root.sh("leaves", *HEAD, "sleep 60 &")
     before = reapers()

@@ -80,6 +80,23 @@ def test_its_thread_ends_with_the_worker(root: Root) -> None:
     within(lambda: not started.is_alive(), "it ends")
 
 
+def test_no_new_thread_is_needed_to_end_a_script(root: Root, note: Path) -> None:
+    """There may be no room for one just then: because of what the script has started, for example."""
+    root.sh("greedy", f"echo $$ >{note}", "exec sleep 60")
+    root.sh("modest", *HEAD, "echo ok")
+    with answering(root) as (served, _):
+        with served.connect() as peer:
+            assert peer.get("/modest").body == b"ok\n", "the pool has all of its threads"
+        size = threading.stack_size(1 << 46)
+        try:
+            with served.connect() as peer:
+                peer.send(request("http", "/greedy"))
+                pid = pid_in(note)
+            within(lambda: not alive(pid), "it is ended")
+        finally:
+            threading.stack_size(size)
+
+
 def test_nothing_is_left_when_the_worker_ends(root: Root, note: Path) -> None:
     root.sh("stays", *HEAD, "echo ok", f"echo $$ >{note}", "exec >&- 2>&-", "exec sleep 60")
     with answering(root) as (served, app):

@@ -44,6 +44,9 @@ _STATUSES: Final = {
     errno.E2BIG: 431,
 }
 """Of what keeps a script from its start, where that is not its own fault."""
+_AHEAD: Final = 65_536
+"""Bytes of a body that are read while its request waits for a turn."""
+_BLOCK: Final = 64  # bytes that a piece of a body takes beside its content
 _ID: Final = re.compile(r"[!-~]{1,64}")
 
 
@@ -280,7 +283,10 @@ class _Run:
     def _hopeless(self) -> bool:
         """Nobody waits for the answer any more."""
         exchange = self._exchange
-        events, _ = exchange.watch(False)
+        body = exchange.body
+        # Where requests share a connection, nobody else reads while a body is not whole: an abort may come behind it.
+        ahead = not exchange.request.expects_continue and body.held + _BLOCK * body.blocks < _AHEAD
+        events, _ = exchange.watch(ahead)
         poll = select.poll()
         poll.register(exchange.fileno(), events)
         found = poll.poll(0)

@@ -14,7 +14,7 @@ from termios import TIOCOUTQ
 import pytest
 
 from gateways.limits import ScriptLimits
-from gateways.testing.framing.fastcgi_records import ABORT, rec
+from gateways.testing.framing.fastcgi_records import ABORT, STDIN, rec
 from tests.apps.scripts import HEAD, MIB, Root, Sender, alive, answering, pid_in, receive, rss
 from tests.server.peers import PROTOCOLS, SECONDS, head_of, request, reset
 from tests.server.pools import within
@@ -309,6 +309,27 @@ def test_an_aborted_request_ends_its_script(root: Root, note: Path, keep: bool, 
         if keep:
             peer.next_answer()
             assert peer.keep_get("/other").body == b"ok\n"
+
+
+@pytest.mark.parametrize("stream", [1, 2])
+def test_an_abort_is_read_while_a_request_with_half_a_body_waits_for_its_turn(
+    root: Root, note: Path, stream: int
+) -> None:
+    root.sh("turns", f"echo $$ >{note}", "sleep 60")
+    with (
+        answering(root, "fastcgi", limits=ScriptLimits(concurrency=1)) as (served, app),
+        served.connect() as first,
+        served.connect() as peer,
+    ):
+        (peer if stream == 1 else first).send(request("fastcgi", "/turns", keep=True))
+        pid = pid_in(note)
+        peer.send(head_of("fastcgi", "/turns", length=10, keep=True, stream=2) + rec(STDIN, 2, b"half"))
+        within(lambda: app.turns.waiting == 1, "the other waits")
+        peer.send(rec(ABORT, stream))
+        if stream == 1:
+            within(lambda: not alive(pid), "the first is ended", 5)
+        else:
+            within(lambda: not app.turns.waiting, "the other waits no more", 5)
 
 
 @pytest.mark.parametrize(("protocol", "tcp"), [("scgi", True), ("scgi", False), ("uwsgi", False), ("http", False)])

@@ -471,6 +471,7 @@ def test_variables_that_the_interpreter_obeys_from_its_start(warm: WarmLauncher,
         ("#!/usr/bin/env nothing", None),
         ("#!/usr/bin/env", None),
         ("#!/usr/bin/env -S", None),
+        ("#!/usr/bin/env -S \v", None),
         ("#!/usr/bin/python3 -u -I", None),  # the kernel makes that one word
         ("#!/usr/bin/python3 -c", None),
         ("#!/usr/bin/python3 -Wd", None),

@@ -311,7 +311,10 @@ class Pump:
         if self._process.stdin < 0:
             return False
         if self._aside is None:
-            self._aside = Spool()
+            try:
+                self._aside = Spool()
+            except OSError as error:
+                raise Failed(500, f"has a body that cannot be put aside: {error.strerror}") from None
         while self._exchange.body.ready:
             data = self._read_body()
             if not data:

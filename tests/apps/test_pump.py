@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import subprocess
+import tempfile
 import time
 from array import array
 from fcntl import ioctl
@@ -78,6 +79,16 @@ def test_a_web_server_that_sends_no_more_once_it_is_answered(root: Root, protoco
             peer.stdin(1, end=True)
         assert rss() - before < 4 * MIB
         assert peer.answer().body == b"x" * size
+
+
+def test_no_room_for_what_has_to_wait(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    root.sh("filter", *HEAD, "exec tr '\\0' x")
+    with answering(root) as (served, _), served.connect() as peer:
+        monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
+        peer.send(head_of("http", "/filter", length=4 * MIB))
+        Sender(peer, 4 * MIB).join()
+        assert peer.answer().status == 500
+        served.log.only("has a body that cannot be put aside")
 
 
 def test_a_client_that_sends_more_once_it_is_answered(root: Root) -> None:

@@ -60,8 +60,8 @@ class Sink(Protocol):
     def output(self, data: bytes, *, fed: bool) -> None:
         """A block of its standard output; ``fed``: the script will get no more of the request's body."""
 
-    def errors(self, data: bytes) -> None:
-        """A block of its standard error."""
+    def errors(self, data: bytes, *, fed: bool) -> None:
+        """A block of its standard error; ``fed`` as for ``output``."""
 
 
 class Pump:
@@ -232,7 +232,7 @@ class Pump:
             return
         if data:
             self._moved = self._clock()
-            self._sink.errors(data)
+            self._sink.errors(data, fed=self._process.stdin < 0)
         if not data or (event & select.POLLHUP and len(data) < BLOCK):
             poll.unregister(self._process.stderr)
             self._process.close_stderr()
@@ -266,7 +266,7 @@ class Pump:
                     continue
                 if data:
                     if fd == process.stderr:
-                        self._sink.errors(data)
+                        self._sink.errors(data, fed=process.stdin < 0)
                     continue
                 poll.unregister(fd)
                 if fd == process.stderr:

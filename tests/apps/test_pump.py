@@ -81,6 +81,20 @@ def test_a_web_server_that_sends_no_more_once_it_is_answered(root: Root, protoco
         assert peer.answer().body == b"x" * size
 
 
+def test_a_web_server_that_reads_nothing_before_all_is_sent(root: Root) -> None:
+    """Caddy, with a script that has much to say on its standard error."""
+    root.python("noisy", "os.write(1, b'A: b\\n\\n')", "for i in range(9000):\n os.write(2, b'e' * 99 + b'\\n')",
+                "while data := os.read(0, 65536):\n pass", "print('done')")  # fmt: skip
+    with answering(root, "fastcgi") as (served, _), served.connect() as peer:
+        peer.send(head_of("fastcgi", "/noisy", length=16 * MIB))
+        sender = Sender(peer, 16 * MIB)
+        sender.join()
+        answer = peer.answer()
+        assert answer.body == b"done\n"
+        assert 50 <= answer.errors.count(b"\n") <= 64
+        assert len(served.log.lines) + answer.errors.count(b"\n") == 9000
+
+
 def test_no_room_for_what_has_to_wait(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
     root.sh("filter", *HEAD, "exec tr '\\0' x")
     with answering(root) as (served, _), served.connect() as peer:

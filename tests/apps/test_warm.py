@@ -512,9 +512,16 @@ def test_what_scripts_import(tmp_path: Path) -> None:
     (tmp_path / "four").write_text("import m")
     os.mkfifo(tmp_path / "five.py")
     assert sorted(names(str(tmp_path))) == ["a.b", "c", "e", "e.f", "e.g", "k", "l"]
-    assert list(names(str(tmp_path / "below" / "two"))) == ["k", "l"]
+    assert names(str(tmp_path / "below" / "two")) == ["k", "l"]
     plain = ["json", "email.message"]
     assert [name for name in (*plain, "this", "test.x", "venv.__main__", "a b", "a..b", "") if is_plain(name)] == plain
+
+
+def test_what_scripts_import_from_places_of_their_own(tmp_path: Path) -> None:
+    """What is installed under the same name may be another one."""
+    (tmp_path / "one.py").write_text("import json, requests")
+    (tmp_path / "two.py").write_text("import sys\nsys.path.insert(0, '/srv/lib')\nimport html.parser, markdown")
+    assert sorted(names(str(tmp_path))) == ["html.parser", "json", "sys"]
 
 
 def keeper_log(root: Root, *named: str, path: Path) -> list[str]:

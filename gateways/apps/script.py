@@ -89,7 +89,7 @@ class ScriptApp:
         self._launcher: Starter = launcher or Launcher(limits)
         self.turns = Turns(limits.concurrency, limits.per_script, limits.queue)
         self._reaper = Reaper()
-        self._running: dict[int, Process] = {}
+        self._running: set[Process] = set()
         self._serial = itertools.count(1)
         self._mutex = threading.Lock()
         self._leaving = threading.Event()
@@ -103,14 +103,14 @@ class ScriptApp:
     def _end(self) -> None:
         self._leaving.set()
         for number in (signal.SIGTERM, signal.SIGKILL):
-            for process in list(self._running.values()):
+            for process in list(self._running):
                 process.signal(number)
             if number == signal.SIGTERM:
                 time.sleep(_LAST_GRACE)
 
     def close(self) -> None:
         """Kill every script that still runs: the worker ends."""
-        for process in list(self._running.values()):
+        for process in list(self._running):
             process.signal(signal.SIGKILL)
         self._reaper.close()
         self._launcher.close()
@@ -146,7 +146,7 @@ class ScriptApp:
             raise Failed(_STATUSES.get(error.errno or 0, 502), reason) from None
         except ValueError as nul:
             raise Failed(502, f"cannot be started: {nul}") from None
-        self._running[process.pid] = process
+        self._running.add(process)
         if self._leaving.is_set():  # nobody may look at it any more
             process.signal(signal.SIGKILL)
         return process
@@ -163,7 +163,7 @@ class ScriptApp:
         """A request is through with its script, which may run on until then."""
 
         def over() -> None:
-            self._running.pop(process.pid, None)
+            self._running.discard(process)
             self.turns.give(choice.path)
 
         if process.code is None:

@@ -273,7 +273,7 @@ def test_a_script_whose_output_others_take_has_no_more_time_than_said(root: Root
         with served.connect() as peer:
             peer.send(request("http", "/taken"))
             assert peer.sock.recv(1), "the head has come"
-            (process,) = app._running.values()
+            (process,) = app._running
             thieves = []
             for _ in range(3):
                 with open(f"/proc/self/fd/{process.stdout}", "rb") as output:

@@ -8,12 +8,18 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
+from gateways.apps.choice import Choice, Chooser
+from gateways.apps.processes import Identity, Launcher, Process
+from gateways.apps.script import ScriptApp
+from gateways.apps.script_response import ErrorLines
 from gateways.limits import ScriptLimits
-from tests.apps.scripts import HEAD, USER, Root, alive, answering, pid_in
+from tests.apps.scripts import HEAD, PASSED, USER, Root, alive, answering, pid_in
 from tests.server.peers import Peer, request
-from tests.server.pools import within
+from tests.server.pools import MemoryLog, within
 from tests.servers import LOOPBACK, Server, free_port, running
 
 
@@ -145,6 +151,46 @@ def test_nor_does_what_has_waited_for_a_turn(root: Root, note: Path) -> None:
         app.end_in(0.0)
         assert [peer.answer().status for peer in peers].count(503) >= 2
         assert not [pid for pid in map(int, note.read_text().split()) if alive(pid)]
+
+
+class Handed:
+    """Starts nothing: returns what is there."""
+
+    def __init__(self, *processes: Process) -> None:
+        self.processes = list(processes)
+
+    def start(
+        self, argv: Sequence[str], env: Mapping[str, str], directory: str, identity: Identity | None, *, stdin: bool
+    ) -> Process:
+        return self.processes.pop(0)
+
+    def close(self) -> None:
+        pass
+
+
+def test_nor_does_what_has_the_number_of_one_that_is_reaped(root: Root) -> None:
+    path = str(root.sh("again", "exec sleep 60"))
+    launcher = Launcher(ScriptLimits())
+    second = launcher.start([path], PASSED, "/", None, stdin=False)
+    first = Process(second.pid, -1, -1, -1)
+    first.code = 0
+    choice = Choice(path, "/again", "", (path,), os.getuid() or 65_534, os.getgid() or 65_534, 0o755)
+    app = ScriptApp(
+        Chooser(None, script=path, index=(), interpreters={}), MemoryLog(), limits=ScriptLimits(), passed=PASSED,
+        user=USER, launcher=Handed(first, second),
+    )  # fmt: skip
+    try:
+        for _ in range(2):
+            app.await_turn(choice, lambda: False)
+            app.start({}, choice, "name", stdin=False)
+        app.part(first, choice, cast("ErrorLines", None), 0.0)
+        app.close()
+        assert second.await_exit(5), "it is killed"
+    finally:
+        second.signal(signal.SIGKILL)
+        second.reap()
+        second.close()
+        launcher.close()
 
 
 def test_nor_does_anything_outlive_a_server(root: Root, note: Path, tmp_path: Path) -> None:

@@ -98,7 +98,10 @@ class ScriptApp:
         """The worker leaves: what still runs in so many seconds is ended, and no more is started: it would live on."""
         timer = threading.Timer(seconds, self._end)
         timer.daemon = True
-        timer.start()
+        try:
+            timer.start()
+        except RuntimeError:  # no room for a thread: better now than never
+            self._end()
 
     def _end(self) -> None:
         self._leaving.set()

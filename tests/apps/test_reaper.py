@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -19,7 +19,7 @@ from gateways.apps.script_response import ErrorLines
 from gateways.limits import ScriptLimits
 from tests.apps.scripts import HEAD, PASSED, USER, Root, alive, answering, pid_in
 from tests.server.peers import Peer, request
-from tests.server.pools import MemoryLog, within
+from tests.server.pools import MemoryLog, Served, within
 from tests.servers import LOOPBACK, Server, free_port, running
 
 
@@ -86,21 +86,37 @@ def test_its_thread_ends_with_the_worker(root: Root) -> None:
     within(lambda: not started.is_alive(), "it ends")
 
 
+@contextlib.contextmanager
+def no_threads(root: Root, served: Served) -> Iterator[None]:
+    """No more thread can be started: a stack would take more than there is."""
+    root.sh("first", *HEAD, "echo ok")
+    with served.connect() as peer:
+        assert peer.get("/first").body == b"ok\n", "the pool has all of its threads"
+    size = threading.stack_size(1 << 46)
+    try:
+        yield
+    finally:
+        threading.stack_size(size)
+
+
 def test_no_new_thread_is_needed_to_end_a_script(root: Root, note: Path) -> None:
     """There may be no room for one just then: because of what the script has started, for example."""
     root.sh("greedy", f"echo $$ >{note}", "exec sleep 60")
-    root.sh("modest", *HEAD, "echo ok")
-    with answering(root) as (served, _):
+    with answering(root) as (served, app), no_threads(root, served):
         with served.connect() as peer:
-            assert peer.get("/modest").body == b"ok\n", "the pool has all of its threads"
-        size = threading.stack_size(1 << 46)
-        try:
-            with served.connect() as peer:
-                peer.send(request("http", "/greedy"))
-                pid = pid_in(note)
-            within(lambda: not alive(pid), "it is ended")
-        finally:
-            threading.stack_size(size)
+            peer.send(request("http", "/greedy"))
+            pid = pid_in(note)
+        within(lambda: not alive(pid), "it is ended")
+        within(lambda: not app.turns.taken, "its turn is over")
+
+
+def test_nor_for_the_worker_to_leave(root: Root, note: Path) -> None:
+    root.sh("greedy", f"echo $$ >{note}", "exec sleep 60")
+    with answering(root) as (served, app), no_threads(root, served), served.connect() as peer:
+        peer.send(request("http", "/greedy"))
+        pid = pid_in(note)
+        app.end_in(60.0)
+        within(lambda: not alive(pid), "it is ended at once, since nobody could do it later")
 
 
 def test_nothing_is_left_when_the_worker_ends(root: Root, note: Path) -> None:

@@ -169,6 +169,13 @@ TABLE: dict[str, list[str]] = {
         "print('main')",
         "said.set()",
     ],
+    "the last exception": [
+        "import atexit",
+        "atexit.register(lambda: print(repr(sys.last_value), sys.last_type, sys.last_traceback.tb_lineno))",
+        "atexit.register(lambda: print(getattr(sys, 'last_exc', None)))",
+        "1 / 0",
+    ],
+    "its thread": ["import threading", "print(threading.main_thread().native_id == os.getpid())"],
     "another standard output": [
         "import io",
         "sys.stdout = io.TextIOWrapper(sys.stdout.detach(), 'utf-16')",

@@ -79,6 +79,8 @@ class Chooser:
         self._given = os.path.abspath(root) if root is not None else ""
         self._root = os.path.realpath(root, strict=True) if root is not None else ""
         self._script = os.path.realpath(script, strict=True) if script is not None else ""
+        self._name = script or ""
+        """What it is called by: its extension counts."""
         opened = _opened(self._root) if root is not None else None
         self._told = opened is not None and opened[0] == self._root
         """The system itself tells the real path of an open file."""
@@ -126,6 +128,7 @@ class Chooser:
         below = path[len(prefix) :]
         if self._script:
             new["SCRIPT_NAME"], new["PATH_INFO"] = prefix, below
+            new.pop("SCRIPT_FILENAME", None)  # Apache's has the path in it that was asked for
         else:
             new["SCRIPT_NAME"], new["PATH_INFO"] = path, ""
             new["SCRIPT_FILENAME"] = _latin1(self._root.rstrip("/")) + (below or "/")
@@ -224,7 +227,7 @@ class Chooser:
             self._hold_to_root(file, real)
         if not stat.S_ISREG(found.st_mode):
             raise ScriptRefused(403, f"{real} is not a file")
-        interpreter = self._interpreters.get(os.path.splitext(file)[1], ())
+        interpreter = self._interpreters.get(os.path.splitext(self._name or file)[1], ())
         if not os.access(real, os.R_OK if interpreter else os.X_OK):
             raise ScriptRefused(403, f"{real} cannot be {'read' if interpreter else 'executed'}")
         return Choice(

@@ -9,6 +9,7 @@ itself is not reaped: until then no other group can have its number.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import select
@@ -28,6 +29,8 @@ SHELL: Final = "/bin/sh"
 ENCODING: Final = sys.getfilesystemencoding()
 _CPU_GRACE: Final = 1  # seconds between SIGXCPU and SIGKILL
 _LONGEST_PAUSE: Final = 0.01
+_START: Final = 256
+"""Bytes of a program by which the system tells what it is (BINPRM_BUF_SIZE)."""
 
 
 class Identity(NamedTuple):
@@ -151,6 +154,8 @@ class Launcher:
         self, argv: Sequence[str], env: Mapping[str, str], directory: str, identity: Identity | None, *, stdin: bool
     ) -> Process:
         """Start a script in ``directory``; ``stdin``: it has something to read. Raises OSError, ValueError."""
+        if self._shell and is_text(argv[0]):  # which the shell would run itself
+            raise OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC))
         opened: list[int] = []
         try:
             theirs, ours = self._devnull, -1
@@ -186,6 +191,19 @@ def read_now(fd: int, size: int) -> bytes | None:
         return os.read(fd, size)
     except BlockingIOError:
         return None
+
+
+def is_text(program: str) -> bool:
+    """Whether a program is a text that names no interpreter, as far as it can be read."""
+    try:
+        fd = os.open(program, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # which is perhaps no file any more
+        try:
+            start = os.read(fd, _START)
+        finally:
+            os.close(fd)
+    except OSError:
+        return False
+    return start[:2] != b"#!" and b"\0" not in start
 
 
 def environment(env: Mapping[str, str]) -> list[bytes]:

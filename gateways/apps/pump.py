@@ -60,8 +60,8 @@ class Sink(Protocol):
     def output(self, data: bytes, *, fed: bool) -> None:
         """A block of its standard output; ``fed``: the script will get no more of the request's body."""
 
-    def errors(self, data: bytes) -> None:
-        """A block of its standard error."""
+    def errors(self, data: bytes, *, fed: bool) -> None:
+        """A block of its standard error; ``fed`` as for ``output``."""
 
 
 class Pump:
@@ -139,10 +139,9 @@ class Pump:
             if events != watched:
                 poll.register(connection, events)
                 watched = events
-            waits_to_write = self._blocked and process.stdin >= 0
             stdin = process.stdin
-            if waits_to_write:
-                poll.register(stdin, select.POLLOUT)
+            if stdin >= 0:  # without POLLOUT too, poll() tells of a reader that has gone
+                poll.register(stdin, select.POLLOUT if self._blocked else 0)
             others, longest = exchange.stand_by()
             if others != standing:
                 if standing >= 0:
@@ -158,7 +157,7 @@ class Pump:
             finally:
                 if others >= 0:
                     exchange.go_on(ready=any(fd == others for fd, _ in found))
-            if waits_to_write:
+            if stdin >= 0:
                 poll.unregister(stdin)
             now = self._clock()
             heard = 0
@@ -170,8 +169,10 @@ class Pump:
                     self._read_errors(poll, event)
                 elif fd == connection:
                     heard = event
-                elif fd != others and event:
+                elif fd == stdin:
                     self._blocked = False
+                    if event & (select.POLLERR | select.POLLHUP):  # nobody reads it any more
+                        process.close_stdin()
             if output and self._read_output(output, now):
                 process.close_stdout()
                 self.left_behind = False  # nobody holds it any more, and all of it is here
@@ -231,7 +232,7 @@ class Pump:
             return
         if data:
             self._moved = self._clock()
-            self._sink.errors(data)
+            self._sink.errors(data, fed=self._process.stdin < 0)
         if not data or (event & select.POLLHUP and len(data) < BLOCK):
             poll.unregister(self._process.stderr)
             self._process.close_stderr()
@@ -265,7 +266,7 @@ class Pump:
                     continue
                 if data:
                     if fd == process.stderr:
-                        self._sink.errors(data)
+                        self._sink.errors(data, fed=process.stdin < 0)
                     continue
                 poll.unregister(fd)
                 if fd == process.stderr:
@@ -310,7 +311,10 @@ class Pump:
         if self._process.stdin < 0:
             return False
         if self._aside is None:
-            self._aside = Spool()
+            try:
+                self._aside = Spool()
+            except OSError as error:
+                raise Failed(500, f"has a body that cannot be put aside: {error.strerror}") from None
         while self._exchange.body.ready:
             data = self._read_body()
             if not data:

@@ -36,7 +36,7 @@ class Errors(Protocol):
 
 
 class Reaper:
-    """The thread is started when it is first needed."""
+    """Its thread is there from the start: when a script has to be ended there may be no room for one."""
 
     def __init__(self, grace: float = GRACE) -> None:
         self._grace = grace
@@ -44,6 +44,7 @@ class Reaper:
         self._cases: list[_Case] = []
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._start()
 
     def take(self, process: Process, errors: Errors, done: Callable[[], None], until: float = 0.0) -> None:
         """End a script and all of its group, but not before ``until``; then call ``done``.
@@ -58,10 +59,13 @@ class Reaper:
             if self._closed:
                 process.signal(signal.SIGKILL)
             self._cases.append(case)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="gateways-reaper", daemon=True)
-                self._thread.start()
+            if self._thread is None:  # it has been closed
+                self._start()
             self._news.notify()
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="gateways-reaper", daemon=True)
+        self._thread.start()
 
     def close(self, seconds: float = 1.0) -> None:
         """Kill all that is left, since the process ends; waits so long for them to be gone."""
@@ -90,7 +94,17 @@ class Reaper:
                     self._cases.remove(case)
                 case.finish()
             if not over:
-                time.sleep(TICK if any(case.told for case in cases) else _SLOW_TICK)
+                await_output(cases, TICK if any(case.told for case in cases) else _SLOW_TICK)
+
+
+def await_output(cases: list[_Case], seconds: float) -> None:
+    """Wait until one of them has written something, at most so long."""
+    poll = select.poll()
+    for case in cases:
+        for fd in (case.process.stdout, case.process.stderr):
+            if fd >= 0:
+                poll.register(fd, select.POLLIN)
+    poll.poll(seconds * 1000)
 
 
 class _Case:

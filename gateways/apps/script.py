@@ -44,6 +44,9 @@ _STATUSES: Final = {
     errno.E2BIG: 431,
 }
 """Of what keeps a script from its start, where that is not its own fault."""
+_AHEAD: Final = 65_536
+"""Bytes of a body that are read while its request waits for a turn."""
+_BLOCK: Final = 64  # bytes that a piece of a body takes beside its content
 _ID: Final = re.compile(r"[!-~]{1,64}")
 
 
@@ -86,26 +89,31 @@ class ScriptApp:
         self._launcher: Starter = launcher or Launcher(limits)
         self.turns = Turns(limits.concurrency, limits.per_script, limits.queue)
         self._reaper = Reaper()
-        self._running: dict[int, Process] = {}
+        self._running: set[Process] = set()
         self._serial = itertools.count(1)
         self._mutex = threading.Lock()
+        self._leaving = threading.Event()
 
     def end_in(self, seconds: float) -> None:
-        """The worker leaves: what still runs in so many seconds is ended: it would live on after a kill."""
+        """The worker leaves: what still runs in so many seconds is ended, and no more is started: it would live on."""
         timer = threading.Timer(seconds, self._end)
         timer.daemon = True
-        timer.start()
+        try:
+            timer.start()
+        except RuntimeError:  # no room for a thread: better now than never
+            self._end()
 
     def _end(self) -> None:
+        self._leaving.set()
         for number in (signal.SIGTERM, signal.SIGKILL):
-            for process in list(self._running.values()):
+            for process in list(self._running):
                 process.signal(number)
             if number == signal.SIGTERM:
                 time.sleep(_LAST_GRACE)
 
     def close(self) -> None:
         """Kill every script that still runs: the worker ends."""
-        for process in list(self._running.values()):
+        for process in list(self._running):
             process.signal(signal.SIGKILL)
         self._reaper.close()
         self._launcher.close()
@@ -127,6 +135,8 @@ class ScriptApp:
 
     def start(self, params: Mapping[str, str], choice: Choice, name: str, *, stdin: bool) -> Process:
         """Start a script; raises Failed, ScriptRefused."""
+        if self._leaving.is_set():
+            raise Failed(503, "the worker leaves, and no script is started any more")
         env = meta_variables(params, choice, passed=self._passed, body=stdin)
         env["UNIQUE_ID"] = name
         identity = self._identities.of(choice)
@@ -139,7 +149,9 @@ class ScriptApp:
             raise Failed(_STATUSES.get(error.errno or 0, 502), reason) from None
         except ValueError as nul:
             raise Failed(502, f"cannot be started: {nul}") from None
-        self._running[process.pid] = process
+        self._running.add(process)
+        if self._leaving.is_set():  # nobody may look at it any more
+            process.signal(signal.SIGKILL)
         return process
 
     def await_turn(self, choice: Choice, hopeless: Callable[[], bool]) -> None:
@@ -154,7 +166,7 @@ class ScriptApp:
         """A request is through with its script, which may run on until then."""
 
         def over() -> None:
-            self._running.pop(process.pid, None)
+            self._running.discard(process)
             self.turns.give(choice.path)
 
         if process.code is None:
@@ -274,7 +286,10 @@ class _Run:
     def _hopeless(self) -> bool:
         """Nobody waits for the answer any more."""
         exchange = self._exchange
-        events, _ = exchange.watch(False)
+        body = exchange.body
+        # Where requests share a connection, nobody else reads while a body is not whole: an abort may come behind it.
+        ahead = not exchange.request.expects_continue and body.held + _BLOCK * body.blocks < _AHEAD
+        events, _ = exchange.watch(ahead)
         poll = select.poll()
         poll.register(exchange.fileno(), events)
         found = poll.poll(0)

@@ -26,6 +26,10 @@ LINE: Final = 4_096
 """Bytes of a line of stderr; a longer one is told in pieces."""
 STDERR: Final = 1_048_576
 """Bytes of stderr that one script may put into the log."""
+EARLY: Final = 65_536
+"""Bytes of it that go to the web server before that has sent the whole body: it may read nothing until then (Caddy)."""
+WRITTEN: Final = 1_024
+"""Bytes that a line takes at least of a socket's buffer."""
 SHORT: Final = 100
 """Bytes of it that a line counts for at least: each has the request's own line before it in the log."""
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -46,14 +50,17 @@ class ErrorLines:
         self._tell = tell
         self._text = b""
         self._left = STDERR
+        self._early = EARLY
+        self._fed = True
         self._detached = False
 
     def detach(self) -> None:
         """The request goes on without the script: what comes now is for our log, in whatever thread that is."""
         self._detached = True
 
-    def write(self, data: bytes) -> None:
-        """Take the next bytes; lines that are whole are told."""
+    def write(self, data: bytes, *, fed: bool = True) -> None:
+        """Take the next bytes; lines that are whole are told. ``fed``: the request's body has been taken."""
+        self._fed = fed
         *lines, self._text = (self._text + data).split(b"\n")
         for line in lines:
             self._line(line)
@@ -74,7 +81,9 @@ class ErrorLines:
         if self._left < 0:
             line = b"(what follows is left out: more than %d bytes)" % STDERR
         exchange = self._exchange
-        if exchange.error_output and not self._detached:
+        if exchange.error_output and not self._detached and (self._fed or self._early > 0):
+            if not self._fed:
+                self._early -= max(len(line), WRITTEN)
             try:
                 exchange.send(ErrorOutput(exchange.request.stream, b"[%b] %b\n" % (self._name.encode(), line)))
             except (PeerClosed, LocalProtocolError):  # too late for the web server's log: ours has it
@@ -121,9 +130,9 @@ class ScriptResponse:
 
     # -- from the script (a Sink) -------------------------------------------------------------------------------
 
-    def errors(self, data: bytes) -> None:
-        """Take a block of its standard error."""
-        self.lines.write(data)
+    def errors(self, data: bytes, *, fed: bool) -> None:
+        """Take a block of its standard error; ``fed`` as for ``output``."""
+        self.lines.write(data, fed=fed)
 
     def output(self, data: bytes, *, fed: bool) -> None:
         """Take a block of its standard output; ``fed``: it will get no more of the request's body.

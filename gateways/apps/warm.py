@@ -187,7 +187,8 @@ def first_line(script: str, path: str) -> list[str]:
     if program in _ENV:
         split = rest.startswith("-S") and rest[2:3] in (" ", "\t")
         words = rest[2:].split() if split else [rest]
-        if not all(re.fullmatch(r"[\w./+-]+", word) for word in words) or words[0].startswith("-"):
+        plain = all(re.fullmatch(r"[\w./+-]+", word) for word in words)
+        if not words or not plain or words[0].startswith("-"):
             return []
         name = words[0] if "/" in words[0] else shutil.which(words[0], path=path)
         return [name, *words[1:]] if name else []

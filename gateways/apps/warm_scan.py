@@ -20,6 +20,8 @@ from collections.abc import Iterator
 _MOST_FILES = 2_000
 _MOST_BYTES = 262_144
 _MOST_NAMES = 300
+_PLACES = (b"sys.path", b"addsitedir", b"activate_this")
+"""By what a script names places to import from."""
 _NOT = frozenset(("antigravity", "idlelib", "test", "this", "tkinter", "turtle", "turtledemo"))
 """What does something when it is imported, or is for people at a screen."""
 
@@ -65,20 +67,27 @@ def is_plain(name: str) -> bool:
     return parts[0] not in _NOT and all(part.isidentifier() and not part.startswith("__") for part in parts)
 
 
-def names(root: str) -> Iterator[str]:
-    """Yield the modules of all scripts, each once."""
-    seen: set[str] = set()
+def names(root: str) -> list[str]:
+    """Return the modules of all scripts, each once.
+
+    Where one of them imports from a place that it names itself, what is installed may not be what it means: then those
+    of the standard library alone.
+    """
+    found: dict[str, None] = {}
+    places = False
     for source in scripts(root):
+        places = places or any(word in source for word in _PLACES)
+        if len(found) >= _MOST_NAMES:
+            continue
         try:
             tree = ast.parse(source)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
         for name in imported(tree.body):
-            if name not in seen and is_plain(name):
-                seen.add(name)
-                yield name
-                if len(seen) >= _MOST_NAMES:
-                    return
+            if is_plain(name) and len(found) < _MOST_NAMES:
+                found[name] = None
+    known: frozenset[str] = getattr(sys, "stdlib_module_names", frozenset())  # Python 3.10
+    return [name for name in found if not places or name.partition(".")[0] in known]
 
 
 def paths() -> Iterator[str]:

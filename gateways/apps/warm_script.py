@@ -52,6 +52,8 @@ def run(argv: list[str], warm: frozenset[str]) -> int:
         stream = standard_stream(number, getattr(sys, name))
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
+    main_thread: Any = threading.main_thread()
+    main_thread._set_native_id()  # noqa: SLF001  (fork() leaves it as it was)
     sys.argv = [path]
     sys.orig_argv = argv
     if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
@@ -111,6 +113,10 @@ def show(error: BaseException) -> int:
     """Do what an exception that nobody catches does; returns the exit status."""
     if isinstance(error, SystemExit):
         return exit_status(error)
+    last: Any = sys
+    last.last_type, last.last_value, last.last_traceback = type(error), error, error.__traceback__
+    if sys.version_info >= (3, 12):
+        last.last_exc = error
     try:
         sys.excepthook(type(error), error, error.__traceback__)
     except SystemExit as other:

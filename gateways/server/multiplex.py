@@ -217,10 +217,10 @@ class MultiplexConnection(Connection):
 
         nginx takes a plain close for a good end unless it has asked for FCGI_KEEP_CONN, and heeds no appStatus. A
         reset it understands, and where there is none (a unix socket) a record that is none. Where other requests
-        would be lost with the connection, appStatus 1 must do.
+        would be lost with the connection, appStatus 1 must do. Who has aborted a request needs no sign.
         """
         exchange.ended = True
-        if len(self.exchanges) > 1:
+        if exchange.aborted or len(self.exchanges) > 1:
             self._give_up(exchange)
             return
         self.eof = True

@@ -412,6 +412,13 @@ def test_a_single_script(root: Path, params: dict[str, str], mount: str | None, 
     assert choice.root == ""
 
 
+def test_a_single_script_has_the_extension_of_its_given_name(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "current.php").symlink_to(root / "hello.sh")
+    interpreters = {".php": ("/usr/bin/php-cgi",)}
+    chooser = Chooser(None, script=str(tmp_path / "current.php"), index=(), interpreters=interpreters)
+    assert choose(chooser, http("/")).argv == ("/usr/bin/php-cgi", str(root / "hello.sh"))
+
+
 def test_a_nul_in_the_path_of_a_single_script(root: Path) -> None:
     with pytest.raises(ScriptRefused, match=r"^404: a NUL in the path"):
         choose(Chooser(None, script=str(root / "hello.sh"), index=(), interpreters={}), http("/a%00b"))
@@ -475,6 +482,17 @@ def test_a_local_redirect_of_a_single_script(root: Path) -> None:
     new = chooser.redirect(params, choose(chooser, params), "/git/b?c")
     assert new["REQUEST_METHOD"] == "HEAD"
     assert (choose(chooser, new).script_name, choose(chooser, new).path_info) == ("/git", "/b")
+
+
+def test_a_local_redirect_of_a_single_script_behind_apache(root: Path) -> None:
+    """ProxyPass /git fcgi://host: what is passed on of the first path says nothing of the second."""
+    chooser = Chooser(None, script=str(root / "hello.sh"), index=(), interpreters={})
+    params = sent(SCRIPT_NAME="/git/a", REQUEST_URI="/git/a", SCRIPT_FILENAME="proxy:fcgi://127.0.0.1:9000/a")
+    choice = choose(chooser, params)
+    assert (choice.script_name, choice.path_info) == ("/git", "/a")
+    for location, info in (("/git?b", ""), ("/git/a", "/a"), ("/git/b", "/b")):
+        found = choose(chooser, chooser.redirect(params, choice, location))
+        assert (found.script_name, found.path_info) == ("/git", info)
 
 
 @pytest.mark.parametrize("location", ["/other/hello.sh", "/c/../hello.sh", "/cc/hello.sh", "hello.sh", ""])

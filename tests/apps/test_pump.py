@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import subprocess
+import tempfile
 import time
 from array import array
 from fcntl import ioctl
@@ -14,7 +15,7 @@ from termios import TIOCOUTQ
 import pytest
 
 from gateways.limits import ScriptLimits
-from gateways.testing.framing.fastcgi_records import ABORT, rec
+from gateways.testing.framing.fastcgi_records import ABORT, STDIN, rec
 from tests.apps.scripts import HEAD, MIB, Root, Sender, alive, answering, pid_in, receive, rss
 from tests.server.peers import PROTOCOLS, SECONDS, head_of, request, reset
 from tests.server.pools import within
@@ -80,6 +81,30 @@ def test_a_web_server_that_sends_no_more_once_it_is_answered(root: Root, protoco
         assert peer.answer().body == b"x" * size
 
 
+def test_a_web_server_that_reads_nothing_before_all_is_sent(root: Root) -> None:
+    """Caddy, with a script that has much to say on its standard error."""
+    root.python("noisy", "os.write(1, b'A: b\\n\\n')", "for i in range(9000):\n os.write(2, b'e' * 99 + b'\\n')",
+                "while data := os.read(0, 65536):\n pass", "print('done')")  # fmt: skip
+    with answering(root, "fastcgi") as (served, _), served.connect() as peer:
+        peer.send(head_of("fastcgi", "/noisy", length=16 * MIB))
+        sender = Sender(peer, 16 * MIB)
+        sender.join()
+        answer = peer.answer()
+        assert answer.body == b"done\n"
+        assert 50 <= answer.errors.count(b"\n") <= 64
+        assert len(served.log.lines) + answer.errors.count(b"\n") == 9000
+
+
+def test_no_room_for_what_has_to_wait(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    root.sh("filter", *HEAD, "exec tr '\\0' x")
+    with answering(root) as (served, _), served.connect() as peer:
+        monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
+        peer.send(head_of("http", "/filter", length=4 * MIB))
+        Sender(peer, 4 * MIB).join()
+        assert peer.answer().status == 500
+        served.log.only("has a body that cannot be put aside")
+
+
 def test_a_client_that_sends_more_once_it_is_answered(root: Root) -> None:
     root.sh("echo", *HEAD, "exec cat")
     with answering(root) as (served, _), served.connect() as peer:
@@ -141,6 +166,14 @@ def test_a_script_that_closes_its_standard_input_and_goes_on(root: Root) -> None
         peer.send(head_of("http", "/closes", length=size))
         Sender(peer, size).join()
         assert peer.answer().body == b"done"
+
+
+def test_its_answer_waits_for_no_more_of_the_body(root: Root) -> None:
+    root.sh("ignores", "exec <&-", *HEAD, "echo ok", "exec sleep 60")
+    with answering(root) as (served, _), served.connect() as peer:
+        peer.send(head_of("http", "/ignores", length=100) + b"some")
+        peer.sock.settimeout(5)
+        assert peer.sock.recv(12) == b"HTTP/1.1 200"
 
 
 @pytest.mark.parametrize("protocol", ["fastcgi", "http"])
@@ -240,7 +273,7 @@ def test_a_script_whose_output_others_take_has_no_more_time_than_said(root: Root
         with served.connect() as peer:
             peer.send(request("http", "/taken"))
             assert peer.sock.recv(1), "the head has come"
-            (process,) = app._running.values()
+            (process,) = app._running
             thieves = []
             for _ in range(3):
                 with open(f"/proc/self/fd/{process.stdout}", "rb") as output:
@@ -288,9 +321,10 @@ def test_a_client_that_goes_away_ends_a_silent_script(root: Root, note: Path, pr
         served.log.only("the peer has gone")
 
 
+@pytest.mark.parametrize("lines", [[], [*HEAD, "echo part"]])
 @pytest.mark.parametrize("keep", [False, True])
-def test_an_aborted_request_ends_its_script(root: Root, note: Path, keep: bool) -> None:
-    root.sh("aborted", f"echo $$ >{note}", "sleep 60")
+def test_an_aborted_request_ends_its_script(root: Root, note: Path, keep: bool, lines: list[str]) -> None:
+    root.sh("aborted", *lines, f"echo $$ >{note}", "sleep 60")
     root.sh("other", *HEAD, "echo ok")
     with answering(root, "fastcgi") as (served, _), served.connect() as peer:
         peer.send(request("fastcgi", "/aborted", keep=keep))
@@ -300,6 +334,27 @@ def test_an_aborted_request_ends_its_script(root: Root, note: Path, keep: bool) 
         if keep:
             peer.next_answer()
             assert peer.keep_get("/other").body == b"ok\n"
+
+
+@pytest.mark.parametrize("stream", [1, 2])
+def test_an_abort_is_read_while_a_request_with_half_a_body_waits_for_its_turn(
+    root: Root, note: Path, stream: int
+) -> None:
+    root.sh("turns", f"echo $$ >{note}", "sleep 60")
+    with (
+        answering(root, "fastcgi", limits=ScriptLimits(concurrency=1)) as (served, app),
+        served.connect() as first,
+        served.connect() as peer,
+    ):
+        (peer if stream == 1 else first).send(request("fastcgi", "/turns", keep=True))
+        pid = pid_in(note)
+        peer.send(head_of("fastcgi", "/turns", length=10, keep=True, stream=2) + rec(STDIN, 2, b"half"))
+        within(lambda: app.turns.waiting == 1, "the other waits")
+        peer.send(rec(ABORT, stream))
+        if stream == 1:
+            within(lambda: not alive(pid), "the first is ended", 5)
+        else:
+            within(lambda: not app.turns.waiting, "the other waits no more", 5)
 
 
 @pytest.mark.parametrize(("protocol", "tcp"), [("scgi", True), ("scgi", False), ("uwsgi", False), ("http", False)])

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
-from tests.apps.scripts import HEAD, USER, Root, alive, answering, pid_in
+from gateways.apps.choice import Choice, Chooser
+from gateways.apps.processes import Identity, Launcher, Process
+from gateways.apps.script import ScriptApp
+from gateways.apps.script_response import ErrorLines
+from gateways.limits import ScriptLimits
+from tests.apps.scripts import HEAD, PASSED, USER, Root, alive, answering, pid_in
 from tests.server.peers import Peer, request
-from tests.server.pools import within
+from tests.server.pools import MemoryLog, Served, within
 from tests.servers import LOOPBACK, Server, free_port, running
 
 
@@ -60,6 +68,14 @@ def reapers() -> set[threading.Thread]:
     return {thread for thread in threading.enumerate() if thread.name == "gateways-reaper"}
 
 
+def test_what_nobody_wants_is_taken_as_fast_as_it_is_written(root: Root) -> None:
+    root.sh("download", *HEAD, "exec head -c 100000000 /dev/zero")
+    with answering(root) as (served, app), served.connect() as peer:
+        peer.send(b"HEAD /download HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert peer.read().startswith(b"HTTP/1.1 200")
+        within(lambda: not app.turns.taken, "its turn is over", 5)
+
+
 def test_its_thread_ends_with_the_worker(root: Root) -> None:
     root.sh("leaves", *HEAD, "sleep 60 &")
     before = reapers()
@@ -68,6 +84,39 @@ def test_its_thread_ends_with_the_worker(root: Root) -> None:
         within(lambda: reapers() - before, "what the script has left is ended")
         (started,) = reapers() - before
     within(lambda: not started.is_alive(), "it ends")
+
+
+@contextlib.contextmanager
+def no_threads(root: Root, served: Served) -> Iterator[None]:
+    """No more thread can be started: a stack would take more than there is."""
+    root.sh("first", *HEAD, "echo ok")
+    with served.connect() as peer:
+        assert peer.get("/first").body == b"ok\n", "the pool has all of its threads"
+    size = threading.stack_size(1 << 46)
+    try:
+        yield
+    finally:
+        threading.stack_size(size)
+
+
+def test_no_new_thread_is_needed_to_end_a_script(root: Root, note: Path) -> None:
+    """There may be no room for one just then: because of what the script has started, for example."""
+    root.sh("greedy", f"echo $$ >{note}", "exec sleep 60")
+    with answering(root) as (served, app), no_threads(root, served):
+        with served.connect() as peer:
+            peer.send(request("http", "/greedy"))
+            pid = pid_in(note)
+        within(lambda: not alive(pid), "it is ended")
+        within(lambda: not app.turns.taken, "its turn is over")
+
+
+def test_nor_for_the_worker_to_leave(root: Root, note: Path) -> None:
+    root.sh("greedy", f"echo $$ >{note}", "exec sleep 60")
+    with answering(root) as (served, app), no_threads(root, served), served.connect() as peer:
+        peer.send(request("http", "/greedy"))
+        pid = pid_in(note)
+        app.end_in(60.0)
+        within(lambda: not alive(pid), "it is ended at once, since nobody could do it later")
 
 
 def test_nothing_is_left_when_the_worker_ends(root: Root, note: Path) -> None:
@@ -105,6 +154,59 @@ def test_nothing_outlives_a_worker_that_has_to_leave(root: Root, note: Path) -> 
         app.end_in(0.1)
         assert peer.answer().status == 502
         within(lambda: not alive(pid), "it is killed")
+
+
+def test_nor_does_what_has_waited_for_a_turn(root: Root, note: Path) -> None:
+    root.sh("each", f"echo $$ >>{note}", "exec sleep 60")
+    with answering(root, limits=ScriptLimits(concurrency=1)) as (served, app), contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(served.connect()) for _ in range(4)]
+        for peer in peers:
+            peer.send(request("http", "/each"))
+        pid_in(note)
+        within(lambda: app.turns.waiting == 3, "the others wait")
+        app.end_in(0.0)
+        assert [peer.answer().status for peer in peers].count(503) >= 2
+        assert not [pid for pid in map(int, note.read_text().split()) if alive(pid)]
+
+
+class Handed:
+    """Starts nothing: returns what is there."""
+
+    def __init__(self, *processes: Process) -> None:
+        self.processes = list(processes)
+
+    def start(
+        self, argv: Sequence[str], env: Mapping[str, str], directory: str, identity: Identity | None, *, stdin: bool
+    ) -> Process:
+        return self.processes.pop(0)
+
+    def close(self) -> None:
+        pass
+
+
+def test_nor_does_what_has_the_number_of_one_that_is_reaped(root: Root) -> None:
+    path = str(root.sh("again", "exec sleep 60"))
+    launcher = Launcher(ScriptLimits())
+    second = launcher.start([path], PASSED, "/", None, stdin=False)
+    first = Process(second.pid, -1, -1, -1)
+    first.code = 0
+    choice = Choice(path, "/again", "", (path,), os.getuid() or 65_534, os.getgid() or 65_534, 0o755)
+    app = ScriptApp(
+        Chooser(None, script=path, index=(), interpreters={}), MemoryLog(), limits=ScriptLimits(), passed=PASSED,
+        user=USER, launcher=Handed(first, second),
+    )  # fmt: skip
+    try:
+        for _ in range(2):
+            app.await_turn(choice, lambda: False)
+            app.start({}, choice, "name", stdin=False)
+        app.part(first, choice, cast("ErrorLines", None), 0.0)
+        app.close()
+        assert second.await_exit(5), "it is killed"
+    finally:
+        second.signal(signal.SIGKILL)
+        second.reap()
+        second.close()
+        launcher.close()
 
 
 def test_nor_does_anything_outlive_a_server(root: Root, note: Path, tmp_path: Path) -> None:

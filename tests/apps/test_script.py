@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateways.apps.pump import Failed
+from gateways.limits import ScriptLimits
 from gateways.testing.framing.fastcgi_records import begin, pairs, rec
 from tests.apps.scripts import HEAD, Root, answering
 from tests.server.peers import PROTOCOLS, request
@@ -133,6 +134,15 @@ def test_a_program_that_cannot_be_started(root: Root) -> None:
                 assert peer.get(path).status == 502
             assert told in served.log.lines[-1]
         assert not app.turns.taken
+
+
+def test_a_text_without_a_first_line_is_no_program(root: Root) -> None:
+    """A shell would run it, and it is a shell that sets the limits."""
+    root.put("words", "echo A: b\necho\n")
+    with answering(root, limits=ScriptLimits(open_files=50)) as (served, _):
+        with served.connect() as peer:
+            assert peer.get("/words").status == 502
+        served.log.only("has it a first line such as #!/bin/sh?")
 
 
 def test_more_variables_than_the_system_passes_on(root: Root) -> None:

@@ -169,6 +169,13 @@ TABLE: dict[str, list[str]] = {
         "print('main')",
         "said.set()",
     ],
+    "the last exception": [
+        "import atexit",
+        "atexit.register(lambda: print(repr(sys.last_value), sys.last_type, sys.last_traceback.tb_lineno))",
+        "atexit.register(lambda: print(getattr(sys, 'last_exc', None)))",
+        "1 / 0",
+    ],
+    "its thread": ["import threading", "print(threading.main_thread().native_id == os.getpid())"],
     "another standard output": [
         "import io",
         "sys.stdout = io.TextIOWrapper(sys.stdout.detach(), 'utf-16')",
@@ -471,6 +478,7 @@ def test_variables_that_the_interpreter_obeys_from_its_start(warm: WarmLauncher,
         ("#!/usr/bin/env nothing", None),
         ("#!/usr/bin/env", None),
         ("#!/usr/bin/env -S", None),
+        ("#!/usr/bin/env -S \v", None),
         ("#!/usr/bin/python3 -u -I", None),  # the kernel makes that one word
         ("#!/usr/bin/python3 -c", None),
         ("#!/usr/bin/python3 -Wd", None),
@@ -511,9 +519,16 @@ def test_what_scripts_import(tmp_path: Path) -> None:
     (tmp_path / "four").write_text("import m")
     os.mkfifo(tmp_path / "five.py")
     assert sorted(names(str(tmp_path))) == ["a.b", "c", "e", "e.f", "e.g", "k", "l"]
-    assert list(names(str(tmp_path / "below" / "two"))) == ["k", "l"]
+    assert names(str(tmp_path / "below" / "two")) == ["k", "l"]
     plain = ["json", "email.message"]
     assert [name for name in (*plain, "this", "test.x", "venv.__main__", "a b", "a..b", "") if is_plain(name)] == plain
+
+
+def test_what_scripts_import_from_places_of_their_own(tmp_path: Path) -> None:
+    """What is installed under the same name may be another one."""
+    (tmp_path / "one.py").write_text("import json, requests")
+    (tmp_path / "two.py").write_text("import sys\nsys.path.insert(0, '/srv/lib')\nimport html.parser, markdown")
+    assert sorted(names(str(tmp_path))) == ["html.parser", "json", "sys"]
 
 
 def keeper_log(root: Root, *named: str, path: Path) -> list[str]:

@@ -27,7 +27,7 @@ LINE: Final = 4_096
 STDERR: Final = 1_048_576
 """Bytes of stderr that one script may put into the log."""
 EARLY: Final = 65_536
-"""Bytes of it that go to the web server before that has sent the whole body: it may read nothing until then (Caddy)."""
+"""Bytes of it that go to the web server before that has sent the whole body: it may read nothing until then."""
 WRITTEN: Final = 1_024
 """Bytes that a line takes at least of a socket's buffer."""
 SHORT: Final = 100

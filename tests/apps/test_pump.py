@@ -82,7 +82,7 @@ def test_a_web_server_that_sends_no_more_once_it_is_answered(root: Root, protoco
 
 
 def test_a_web_server_that_reads_nothing_before_all_is_sent(root: Root) -> None:
-    """Caddy, with a script that has much to say on its standard error."""
+    """Its script has much to say on its standard error."""
     root.python("noisy", "os.write(1, b'A: b\\n\\n')", "for i in range(9000):\n os.write(2, b'e' * 99 + b'\\n')",
                 "while data := os.read(0, 65536):\n pass", "print('done')")  # fmt: skip
     with answering(root, "fastcgi") as (served, _), served.connect() as peer:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+from gateways.apps import Exchange
 from gateways.apps.choice import Choice, Chooser
 from gateways.apps.processes import Identity, Launcher, Process
 from gateways.apps.script import ScriptApp
@@ -199,7 +200,7 @@ def test_nor_does_what_has_the_number_of_one_that_is_reaped(root: Root) -> None:
         for _ in range(2):
             app.await_turn(choice, lambda: False)
             app.start({}, choice, "name", stdin=False)
-        app.part(first, choice, cast("ErrorLines", None), 0.0)
+        app.part(first, choice, ErrorLines(cast("Exchange", None), "name", print), 0.0)
         app.close()
         assert second.await_exit(5), "it is killed"
     finally:

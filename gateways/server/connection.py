@@ -72,6 +72,8 @@ class Connection:
     """When the time of the request that is answered is over, 0 where that has no end."""
     unread: int = 0
     """Body bytes thrown away since their request was answered."""
+    torn: bool = False
+    """A write has stopped, or is, within its bytes: what came next would pass for the rest of them."""
 
     def __init__(self, pool: Pool, fd: int, codec: Codec, peer: object) -> None:
         self.pool = pool
@@ -288,7 +290,7 @@ class Connection:
             pool.app(exchange)
             if self.closed:
                 return
-            if not exchange.ended:  # given up; or an App's own bug: it returned without an answer
+            if self.torn or not exchange.ended:  # given up; or an App's own bug: it returned without an answer
                 self.abandon(exchange)
                 return
             if self.pulled and self.pulling:  # a thread of the application's own reads on
@@ -352,6 +354,8 @@ class Connection:
 
     def write(self, data: bytes) -> None:
         """Write all of ``data``, waiting for the peer where its window is full; raises PeerClosed."""
+        if self.torn:
+            raise PeerClosed("the peer has not taken all of what was written before")
         try:
             sent = write(self.fd, data)
         except BlockingIOError:
@@ -364,6 +368,7 @@ class Connection:
     def write_rest(self, data: bytes, sent: int) -> None:
         """Write what is left of ``data`` after ``sent`` bytes, waiting for the peer; raises PeerClosed."""
         rest = memoryview(data)[sent:]
+        self.torn = True
         while rest:
             self._wait_writable()
             try:
@@ -373,6 +378,7 @@ class Connection:
             except OSError as error:
                 raise PeerClosed(f"the peer went away: {error.strerror}") from None
             rest = rest[sent:]
+        self.torn = False
 
     def limit_writes(self, exchange: Exchange, until: float) -> None:  # noqa: ARG002  (others share their connection)
         """Wait for the peer until then and no longer; 0 is no limit."""

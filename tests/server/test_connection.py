@@ -274,6 +274,59 @@ def test_peer_that_reads_nothing(protocol: str, threads: int) -> None:
         assert len(peer.read()) < 65_536_000
 
 
+@every_protocol
+@one_or_more_threads
+@both_families
+def test_nothing_follows_an_answer_that_was_not_taken_whole(protocol: str, threads: int, tcp: bool) -> None:
+    """Sent in one piece, it counts as ended before it is out: the next answer would pass for the rest of it."""
+    log = MemoryLog()
+
+    def large(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return [b"x" * 20_000_000 if environ["PATH_INFO"] == "/large" else b"next"]
+
+    with (
+        Served(wsgi(large, log), protocol, threads=threads, tcp=tcp, timeouts=timeouts(write=QUICK), log=log) as served,
+        served.connect() as peer,
+    ):
+        peer.send(request(protocol, "/large", keep=True))
+        if protocol == "http":
+            peer.send(request(protocol, "/next", keep=True))
+        within(lambda: log.lines, "it is given up")
+        within(lambda: not served.open_connections(), "the connection is closed", 2)
+        data = b""
+        with contextlib.suppress(ConnectionError):
+            while block := peer.sock.recv(65_536):
+                data += block
+        assert len(data) < 20_000_000
+        assert b"next" not in data
+    log.only("the peer took no byte of the response for 0.15 s")
+
+
+def test_an_application_that_goes_on_after_a_failed_write_sends_no_more() -> None:
+    log = MemoryLog()
+
+    def stubborn(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        write = start_response("200 OK", [("Content-Length", "20000004")])
+        with contextlib.suppress(PeerClosed):
+            write(b"x" * 20_000_000)
+        peer.sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while peer.sock.recv(65_536):
+                pass
+        return [b"more"]
+
+    with (
+        Served(wsgi(stubborn, log), timeouts=timeouts(write=QUICK), log=log) as served,
+        served.connect() as peer,
+    ):
+        peer.send(request("http", keep=True))
+        within(lambda: log.lines, "it is given up")
+        within(lambda: not served.open_connections(), "the connection is closed", 2)
+        peer.sock.settimeout(SECONDS)
+        assert b"more" not in peer.read()
+
+
 @both_families
 def test_cut_response_is_told_from_a_whole_one(tcp: bool) -> None:
     """Over TCP the peer reads a reset, since an end of file is how SCGI and uwsgi end a response."""

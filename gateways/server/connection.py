@@ -160,7 +160,7 @@ class Connection:
                     if newest.ended:
                         self.newest = None
                         self.cut = False
-                        self.deadline = self.pool.idle_deadline
+                        self.deadline = self.pool.idle_deadline()
             elif isinstance(event, Body):
                 newest = self.newest
                 if newest is None or newest.ended:
@@ -301,7 +301,7 @@ class Connection:
                 self.finish(whole or self.eof)
                 return
             if whole:
-                self.deadline = pool.idle_deadline
+                self.deadline = pool.idle_deadline()
                 if self.newest is exchange:
                     self.newest = None
             else:  # what is left of the body is thrown away before the next head

@@ -254,7 +254,7 @@ class MultiplexConnection(Connection):
                 self.finish(self.eof or (self.failure is None and not self.unread))
             return
         if not self.in_head:
-            self.deadline = self.drained_by if self.unread else self.pool.idle_deadline
+            self.deadline = self.drained_by if self.unread else self.pool.idle_deadline()
         if not armed:
             self.wait()
         elif self.deadline < self.pool.next_sweep:

@@ -242,6 +242,25 @@ def test_idle_deadline_after_a_request_that_another_thread_served(protocol: str)
         assert peer.wait_closed() < 2
 
 
+@pytest.mark.parametrize("protocol", ["fastcgi", "http"])
+@one_or_more_threads
+def test_idle_deadline_after_a_request_that_took_longer_than_it(protocol: str, threads: int) -> None:
+    """It counts from the answer, not from when the poller was left last."""
+
+    def app(exchange: Exchange) -> None:
+        if exchange.request.params["REQUEST_URI"] == "/slow":
+            time.sleep(0.5)
+        reply(exchange, b"late")
+
+    with Served(app, protocol, threads=threads, timeouts=timeouts(keepalive=0.4)) as served, served.connect() as peer:
+        peer.keep_get("/slow")
+        assert peer.wait_closed() > 0.3
+        with served.connect() as other:
+            other.keep_get("/")
+            other.keep_get("/slow", b"a body")
+            assert other.wait_closed() > 0.3
+
+
 @every_protocol
 @one_or_more_threads
 def test_body_too_slow(protocol: str, threads: int) -> None:

@@ -477,6 +477,47 @@ def test_a_slow_head_beside_a_request_that_is_served(threads: int) -> None:
         served.log.only("no whole request head")
 
 
+@some_threads
+def test_a_slow_head_that_began_behind_a_whole_request(threads: int) -> None:
+    """It has the deadline of heads and its answer, though no further byte has come since it was read."""
+    with (
+        Served(Router(), "fastcgi", threads=threads, timeouts=timeouts(head=QUICK)) as served,
+        served.connect() as peer,
+    ):
+        peer.send(keep("/1", 1) + begin(2, KEEP))
+        assert peer.next_answer()[1].body == b"/1 "
+        stream, answer = peer.next_answer()
+        assert (stream, answer.status) == (2, 408)
+        assert peer.read() == b""
+        served.log.only("no whole request head")
+
+
+@more_threads
+def test_a_slow_head_that_began_behind_a_request_that_is_served(threads: int) -> None:
+    router = Router()
+    with Served(router, "fastcgi", threads=threads, timeouts=timeouts(head=QUICK)) as served, served.connect() as peer:
+        peer.send(keep("/wait/1", 1) + begin(2, KEEP))
+        stream, answer = peer.next_answer()
+        assert (stream, answer.status) == (2, 408)
+        router.gates["/wait/1"].open()
+        assert peer.next_answer()[1].body == b"/wait/1 "
+        assert peer.read() == b""
+        served.log.only("no whole request head")
+
+
+@some_threads
+def test_a_head_that_began_behind_a_whole_request_is_waited_for_where_the_worker_stops(threads: int) -> None:
+    whole = keep("/2", 2)
+    with Served(Router(), "fastcgi", threads=threads) as served, served.connect() as peer:
+        peer.send(keep("/1", 1) + whole[:30])
+        assert peer.next_answer()[1].body == b"/1 "
+        served.stop()
+        within(lambda: served.listener.sock.fileno() < 0, "it stops")
+        time.sleep(0.1)
+        peer.send(whole[30:])
+        assert peer.next_answer()[1].body == b"/2 "
+
+
 @more_threads
 def test_garbage_beside_a_request_that_is_served(threads: int) -> None:
     router = Router()

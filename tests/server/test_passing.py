@@ -157,6 +157,26 @@ def test_head_that_has_begun_on_a_kept_connection_has_time(protocol: str, thread
             ended(served)
 
 
+@THREADS
+@pytest.mark.parametrize("kept", [False, True])
+def test_fastcgi_request_of_which_only_the_begin_record_has_come_is_waited_for(threads: int, kept: bool) -> None:
+    """No byte of it is held, but nobody else knows that it has begun: mod_proxy_fcgi sends that record by itself."""
+    whole = request("fastcgi", keep=True)
+    with Served(protocol="fastcgi", threads=threads) as served, served.connect() as peer:
+        if kept:
+            assert peer.keep_get().body == b"hello"
+        peer.send(whole[:16])
+        within(lambda: any(each.codec.error_stream for each in served.pool.connections.values()), "it has begun")
+        with leaving(served) as heirs:
+            within(lambda: served.pool.stopping, "it leaves")
+            time.sleep(0.1)
+            assert heirs.given == []
+            peer.send(whole[16:])
+            assert peer.next_answer()[1].body == b"hello"
+            within(lambda: len(heirs.given) == 1, "it is given when that is answered")
+            ended(served)
+
+
 @KEPT
 @pytest.mark.parametrize("others", [False, True])
 def test_head_that_does_not_come_whole_before_the_worker_leaves(protocol: str, others: bool) -> None:

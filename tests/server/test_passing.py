@@ -123,6 +123,26 @@ def test_connection_is_given_when_its_request_is_answered(protocol: str, threads
         heirs.close()
 
 
+@EVERY
+@THREADS
+def test_connections_that_nobody_has_accepted_are_given_with_what_they_have_sent(protocol: str, threads: int) -> None:
+    """A leaving worker has no thread to spare for them; had it left them, nobody else might be woken."""
+    with Served(protocol=protocol, threads=threads) as served, ExitStack() as stack:
+        heirs = Heirs()
+        stack.callback(heirs.close)
+
+        def finish() -> None:
+            for _ in range(3):
+                stack.enter_context(served.connect()).send(request(protocol))
+            served.pool.stop(heirs)
+            served.listener.finish()
+
+        served.call(finish)
+        within(lambda: len(heirs.given) == 3, "all are given")
+        assert all(sock.recv(65_536) == request(protocol) for sock in heirs.given)
+        ended(served)
+
+
 # -- what is not ------------------------------------------------------------------------------------------------------
 
 

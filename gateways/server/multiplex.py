@@ -181,7 +181,7 @@ class MultiplexConnection(Connection):
             stream = exchange.request.stream
             if self.exchanges.get(stream) is exchange:  # else a peer that has read the answer has begun the next
                 del self.exchanges[stream]
-                if not exchange.body.ended:
+                if not (exchange.body.whole or exchange.aborted):
                     self._leave_unread()
                 if self.arrived is not None:
                     self.arrived.notify_all()

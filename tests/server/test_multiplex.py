@@ -253,6 +253,32 @@ def test_too_much_body_for_a_request_that_waits() -> None:
         assert peer.next_answer()[1].body == b"0"
 
 
+def test_a_body_that_was_too_much_makes_no_reset_of_the_close() -> None:
+    """Over TCP the 503 might be lost with it: the rest of the body is on its way."""
+    log = MemoryLog()
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:  # noqa: ANN401
+        environ["wsgi.input"].read()
+        start_response("200 OK", [])
+        return [b"read"]
+
+    app = WSGIApp(application, log, mount=None, threads=False, processes=False)
+    with (
+        Served(app, "fastcgi", tcp=True, limits=Limits(body_buffer=1_000), log=log) as served,
+        served.connect() as peer,
+    ):
+        peer.send(head_of("fastcgi", length=5, stream=1) + head_of("fastcgi", length=1_000_000, stream=2))
+        peer.stdin(2, b"x" * 5_000)
+        peer.stdin(1, b"first", end=True)
+        answers = peer.answers(2)
+        assert (answers[1].status, answers[2].status) == (200, 503)
+        for _ in range(20):
+            peer.stdin(2, b"x" * 1_000)
+            time.sleep(0.005)
+        peer.end()
+        assert peer.read() == b""
+
+
 @more_threads
 def test_much_body_for_a_request_that_a_free_thread_is_about_to_take(threads: int) -> None:
     """Whoever reads for all waits for that thread, and drops nothing."""

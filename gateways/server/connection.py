@@ -310,7 +310,7 @@ class Connection:
         if self.failure is not None:
             self.answer_failure(self.failure)
         elif self.eof or codec.closing:
-            self.finish(True)
+            self.finish(self.eof or not self.cut)  # cut: what was thrown away has turned out not to be a body
         elif self.unread > pool.limits.drain_bytes:
             self.close()
         else:

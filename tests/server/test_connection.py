@@ -273,6 +273,25 @@ def test_body_too_slow(protocol: str, threads: int) -> None:
         log.only("no byte of the body came for 0.15 s")
 
 
+@one_or_more_threads
+@pytest.mark.parametrize("wrong", [b"no chunk\r\n", b"8000\r\n" + b"x" * 32_768 + b"\r\n"], ids=["broken", "too long"])
+def test_unread_body_that_is_refused_after_the_answer_makes_no_reset_of_the_close(threads: int, wrong: bytes) -> None:
+    """Over TCP the answer might be lost with it: the peer is still sending."""
+    log = MemoryLog()
+    with (
+        Served(wsgi(not_reading, log), threads=threads, tcp=True, limits=Limits(body_bytes=20_000), log=log) as served,
+        served.connect() as peer,
+    ):
+        peer.send(b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        served.await_connections(1)
+        peer.send(wrong)
+        for _ in range(20):
+            peer.send(b"3e8\r\n" + b"x" * 1_000 + b"\r\n")
+            time.sleep(0.005)
+        peer.end()
+        assert answer_of("http", peer.read()).body == b"early"
+
+
 @every_protocol
 @one_or_more_threads
 def test_peer_that_reads_nothing(protocol: str, threads: int) -> None:

@@ -7,6 +7,7 @@ What several requests at once need on top of this stands in ``multiplex``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -503,8 +504,8 @@ class Connection:
         heirs = self.pool.heirs
         if heirs is None or not self.untouched() or not heirs.give(self):
             return False
-        if self.registered:
-            self.pool.poller.unlisten(self.fd)  # closing does not do it while another process has it open (epoll(7))
+        if self.registered and self.pool.one_shot:
+            self.pool.poller.unlisten(self.fd)  # as in close(): another process goes on with it
         self.close()
         return True
 
@@ -583,6 +584,11 @@ class Connection:
         if self.registered:
             self.registered = False
             del self.pool.connections[self.fd]
+            if not self.pool.one_shot:
+                # Closing does not do it while another process has the socket open, such as a fork of the application
+                # (epoll(7)): its events would come without end.
+                with contextlib.suppress(OSError):  # it was not to be had
+                    self.pool.poller.unlisten(self.fd)
         if self.pulled:
             with self.pool.guard:
                 if self.pulling:  # its number must not be another connection's while a thread still reads from it

@@ -383,6 +383,28 @@ def test_cut_response_is_told_from_a_whole_one(tcp: bool) -> None:
                 assert b"some" in peer.read()
 
 
+@pytest.mark.parametrize("protocol", ["fastcgi", "http"])
+@one_or_more_threads
+def test_closed_connection_that_a_fork_of_the_application_has_too(protocol: str, threads: int) -> None:
+    """The kernel goes on to watch it (epoll(7)); the worker must not run round for as long as that process lives."""
+    copies: list[int] = []
+
+    def app(exchange: Exchange) -> None:
+        if exchange.request.params["REQUEST_URI"] == "/fork":
+            copies.extend(map(os.dup, served.pool.connections))
+        reply(exchange, b"forked")
+
+    with Served(app, protocol, threads=threads) as served:
+        with served.connect() as peer:
+            peer.keep_get()
+            served.await_connections(1)
+            peer.keep_get("/fork")
+        within(lambda: not served.open_connections(), "it is closed")
+        assert len(copies) == 1
+        within(lambda: not served.poller.wait(0.0), "the poller finds nothing", 2)
+        os.close(copies[0])
+
+
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 

@@ -172,7 +172,7 @@ class Connection:
     def fail(self, error: RemoteProtocolError) -> None:
         """The codec reads no more: what has not come whole is refused."""
         newest = self.newest
-        if newest is not None and not newest.body.ended:
+        if newest is not None and not newest.body.whole:
             newest.body.fail(BodyError(str(error), error.status_hint))
             self.cut = True
         else:
@@ -297,7 +297,7 @@ class Connection:
             if self.pulled and self.pulling:  # a thread of the application's own reads on
                 self.close()
                 return
-            whole = exchange.body.ended and not self.cut
+            whole = exchange.body.whole and not self.cut
             if codec.closing:
                 self.finish(whole or self.eof)
                 return
@@ -326,7 +326,7 @@ class Connection:
 
     def answered(self, exchange: Exchange) -> None:
         """The response is written: close at once if that was all, so that the peer sees both in one waking."""
-        if self.codec.closing and exchange.body.ended and not self.cut:
+        if self.codec.closing and exchange.body.whole and not self.cut:
             self.close()
 
     def answered_elsewhere(self, exchange: Exchange) -> None:  # noqa: ARG002  (others share their connection)

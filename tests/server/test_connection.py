@@ -20,6 +20,7 @@ from gateways.apps.wsgi import WSGIApp
 from gateways.codecs.events import Body, EndOfResponse, ResponseHead
 from gateways.errors import BodyError, LocalProtocolError, PeerClosed
 from gateways.limits import Limits, Timeouts
+from gateways.testing.framing.fastcgi_records import rec
 from tests.server.peers import PROTOCOLS, SECONDS, Peer, answer_of, head_of, request, reset
 from tests.server.pools import Gate, MemoryLog, Served, hello, reply, within
 
@@ -290,6 +291,34 @@ def test_unread_body_that_is_refused_after_the_answer_makes_no_reset_of_the_clos
             time.sleep(0.005)
         peer.end()
         assert answer_of("http", peer.read()).body == b"early"
+
+
+@every_protocol
+@one_or_more_threads
+def test_body_that_is_read_after_the_answer_makes_no_reset_of_the_close(protocol: str, threads: int) -> None:
+    """The application gets no more of it; but over TCP the answer might be lost while the peer is still sending."""
+    log = MemoryLog()
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", "5")])
+        yield b"early"
+        with contextlib.suppress(BodyError):
+            environ["wsgi.input"].read()
+
+    with Served(wsgi(application, log), protocol, threads=threads, tcp=True, log=log) as served:
+        with served.connect() as peer:
+            peer.send(head_of(protocol, length=1_000_000))
+            peer.more()
+            for _ in range(20):
+                body = b"x" * 1_000
+                peer.send(rec(5, 1, body) if protocol == "fastcgi" else body)
+                time.sleep(0.005)
+            peer.end()
+            assert peer.answer().body == b"early"
+        with served.connect() as peer:
+            if protocol == "http":
+                for _ in range(3):
+                    assert peer.keep_get("/", b"x" * 100_000).body == b"early"
 
 
 @every_protocol

@@ -281,7 +281,7 @@ class MultiplexConnection(Connection):
 
     def idle(self, fresh: bool) -> bool:
         """Nothing is under way: kept open between two requests, or ``fresh`` is False and none has come."""
-        return not self.exchanges and super().idle(fresh)
+        return not (self.exchanges or self.unread) and super().idle(fresh)
 
     def expire(self) -> None:
         """Answer where a head has begun to come; requests that are served are finished before the close."""

@@ -279,6 +279,26 @@ def test_a_body_that_was_too_much_makes_no_reset_of_the_close() -> None:
         assert peer.read() == b""
 
 
+@some_threads
+def test_unread_body_of_an_answered_request_is_drained_where_the_worker_stops(threads: int) -> None:
+    """Over TCP a close would be a reset, and the answer might be lost with it: the peer is still sending."""
+
+    def app(exchange: Exchange) -> None:
+        reply(exchange, b"early")
+
+    with Served(app, "fastcgi", tcp=True, threads=threads) as served, served.connect() as peer:
+        peer.send(start("/", 1, 1_000_000))
+        peer.more()
+        served.await_connections(1)
+        served.stop()
+        for _ in range(20):
+            peer.stdin(1, b"x" * 1_000)
+            time.sleep(0.005)
+        assert peer.next_answer()[1].body == b"early"
+        peer.end()
+        assert peer.read() == b""
+
+
 @more_threads
 def test_much_body_for_a_request_that_a_free_thread_is_about_to_take(threads: int) -> None:
     """Whoever reads for all waits for that thread, and drops nothing."""

@@ -209,6 +209,23 @@ def test_idle_connection_is_closed(protocol: str, threads: int) -> None:
     assert not served.log.lines
 
 
+@one_or_more_threads
+def test_an_empty_line_behind_a_request_is_no_head_that_has_begun(threads: int) -> None:
+    """RFC 9112 section 2.2: old clients send one behind a body. A 408 would pass for the next request's answer."""
+    with (
+        Served(echo, threads=threads, timeouts=timeouts(head=QUICK, keepalive=0.4)) as served,
+        served.connect() as peer,
+    ):
+        peer.send(request("http", "/", b"a body", keep=True) + b"\r\n")
+        assert peer.next_answer()[1].body == b"a body"
+        assert peer.wait_closed() > 0.3
+        with served.connect() as other:
+            assert other.keep_get().status == 200
+            other.send(b"\r\n")
+            assert other.keep_get("/", b"next").body == b"next"
+    assert not served.log.lines
+
+
 @pytest.mark.parametrize("protocol", ["fastcgi", "http"])
 @one_or_more_threads
 def test_idle_deadline_counts_from_the_end_of_a_slow_head(protocol: str, threads: int) -> None:

@@ -36,6 +36,8 @@ class RequestBody:
 
     received: int = 0
     ended: bool = False
+    whole: bool = False
+    """All of it has come, be it as long as promised or not."""
     _taken: int = 0
     """Bytes read."""
     _block: bytes = b""
@@ -71,6 +73,7 @@ class RequestBody:
         """The body is whole."""
         if 0 <= self.expected != self.received and self._error is None:
             self._error = BodyError(f"the body has {self.received} bytes, but CONTENT_LENGTH said {self.expected}")
+        self.whole = True
         self.ended = True
 
     def fail(self, error: BodyError) -> None:

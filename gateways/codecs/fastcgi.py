@@ -122,11 +122,15 @@ class FastCGICodec(Codec):
     @property
     def buffered(self) -> int:
         """Bytes held of records and parameters that are not whole."""
+        if not self._streams:
+            return len(self._buffer)
         return len(self._buffer) + sum(stream.size for stream in list(self._streams.values()))
 
     @property
     def error_stream(self) -> int:
         """A request whose parameters are not whole, which nobody else would answer; or 0."""
+        if not self._streams:
+            return 0
         for number, stream in list(self._streams.items()):
             if stream.state == _PARAMS:
                 return number

@@ -180,7 +180,8 @@ class HTTP1Codec(Codec):
     @property
     def buffered(self) -> int:
         """Bytes held of a message that is not whole."""
-        return len(self._held)
+        # RFC 9112 section 2.2: an empty line in front of a head belongs to none
+        return 0 if self._held == b"\r\n" else len(self._held)
 
     # -- from the wire ------------------------------------------------------------------------------------------
 

@@ -172,7 +172,6 @@ def guarded(accept: Callable[[], Accepted], admission: Admission, pool: Pool, pr
             if not admitted:
                 os.close(fd)
         if not admitted:
-            pool.beat += 1  # or those that wait behind 64 such ones would be forgotten at the end (Listener.finish)
             raise ConnectionAbortedError(errno.ECONNABORTED, "not admitted")
         return fd, peer
 

@@ -7,6 +7,7 @@ What several requests at once need on top of this stands in ``multiplex``.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -72,6 +73,8 @@ class Connection:
     """When the time of the request that is answered is over, 0 where that has no end."""
     unread: int = 0
     """Body bytes thrown away since their request was answered."""
+    torn: bool = False
+    """A write has stopped, or is, within its bytes: what came next would pass for the rest of them."""
 
     def __init__(self, pool: Pool, fd: int, codec: Codec, peer: object) -> None:
         self.pool = pool
@@ -158,7 +161,7 @@ class Connection:
                     if newest.ended:
                         self.newest = None
                         self.cut = False
-                        self.deadline = self.pool.idle_deadline
+                        self.deadline = self.pool.idle_deadline()
             elif isinstance(event, Body):
                 newest = self.newest
                 if newest is None or newest.ended:
@@ -169,7 +172,7 @@ class Connection:
     def fail(self, error: RemoteProtocolError) -> None:
         """The codec reads no more: what has not come whole is refused."""
         newest = self.newest
-        if newest is not None and not newest.body.ended:
+        if newest is not None and not newest.body.whole:
             newest.body.fail(BodyError(str(error), error.status_hint))
             self.cut = True
         else:
@@ -288,18 +291,18 @@ class Connection:
             pool.app(exchange)
             if self.closed:
                 return
-            if not exchange.ended:  # given up; or an App's own bug: it returned without an answer
+            if self.torn or not exchange.ended:  # given up; or an App's own bug: it returned without an answer
                 self.abandon(exchange)
                 return
             if self.pulled and self.pulling:  # a thread of the application's own reads on
                 self.close()
                 return
-            whole = exchange.body.ended and not self.cut
+            whole = exchange.body.whole and not self.cut
             if codec.closing:
                 self.finish(whole or self.eof)
                 return
             if whole:
-                self.deadline = pool.idle_deadline
+                self.deadline = pool.idle_deadline()
                 if self.newest is exchange:
                     self.newest = None
             else:  # what is left of the body is thrown away before the next head
@@ -308,7 +311,7 @@ class Connection:
         if self.failure is not None:
             self.answer_failure(self.failure)
         elif self.eof or codec.closing:
-            self.finish(True)
+            self.finish(self.eof or not self.cut)  # cut: what was thrown away has turned out not to be a body
         elif self.unread > pool.limits.drain_bytes:
             self.close()
         else:
@@ -323,7 +326,7 @@ class Connection:
 
     def answered(self, exchange: Exchange) -> None:
         """The response is written: close at once if that was all, so that the peer sees both in one waking."""
-        if self.codec.closing and exchange.body.ended and not self.cut:
+        if self.codec.closing and exchange.body.whole and not self.cut:
             self.close()
 
     def answered_elsewhere(self, exchange: Exchange) -> None:  # noqa: ARG002  (others share their connection)
@@ -352,6 +355,8 @@ class Connection:
 
     def write(self, data: bytes) -> None:
         """Write all of ``data``, waiting for the peer where its window is full; raises PeerClosed."""
+        if self.torn:
+            raise PeerClosed("the peer has not taken all of what was written before")
         try:
             sent = write(self.fd, data)
         except BlockingIOError:
@@ -364,6 +369,7 @@ class Connection:
     def write_rest(self, data: bytes, sent: int) -> None:
         """Write what is left of ``data`` after ``sent`` bytes, waiting for the peer; raises PeerClosed."""
         rest = memoryview(data)[sent:]
+        self.torn = True
         while rest:
             self._wait_writable()
             try:
@@ -373,6 +379,7 @@ class Connection:
             except OSError as error:
                 raise PeerClosed(f"the peer went away: {error.strerror}") from None
             rest = rest[sent:]
+        self.torn = False
 
     def limit_writes(self, exchange: Exchange, until: float) -> None:  # noqa: ARG002  (others share their connection)
         """Wait for the peer until then and no longer; 0 is no limit."""
@@ -497,8 +504,8 @@ class Connection:
         heirs = self.pool.heirs
         if heirs is None or not self.untouched() or not heirs.give(self):
             return False
-        if self.registered:
-            self.pool.poller.unlisten(self.fd)  # closing does not do it while another process has it open (epoll(7))
+        if self.registered and self.pool.one_shot:
+            self.pool.poller.unlisten(self.fd)  # as in close(): another process goes on with it
         self.close()
         return True
 
@@ -577,6 +584,11 @@ class Connection:
         if self.registered:
             self.registered = False
             del self.pool.connections[self.fd]
+            if not self.pool.one_shot:
+                # Closing does not do it while another process has the socket open, such as a fork of the application
+                # (epoll(7)): its events would come without end.
+                with contextlib.suppress(OSError):  # it was not to be had
+                    self.pool.poller.unlisten(self.fd)
         if self.pulled:
             with self.pool.guard:
                 if self.pulling:  # its number must not be another connection's while a thread still reads from it

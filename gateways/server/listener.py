@@ -86,13 +86,27 @@ class Listener:
             self._pool.watch(self.sock.fileno(), self)
 
     def finish(self) -> None:
-        """Serve those that wait already, then stop accepting."""
+        """Take those that wait already, then stop accepting: other workers go on with them, or the pool serves them.
+
+        None is served here: behind a long request the others would wait, and whoever comes meanwhile would be accepted.
+        """
         pool = self._pool
         until = pool.clock() + _LAST
-        beat = -1
-        while beat != pool.beat and pool.clock() < until:
-            beat = pool.beat
-            self.on_ready()
+        while pool.clock() < until:
+            try:
+                fd, peer = self._accept()
+            except BlockingIOError:
+                break
+            except OSError as error:
+                if error.errno in _FULL:
+                    self._complain(error)
+                if error.errno in _FULL or error.errno == errno.EBADF:  # closed by another thread
+                    break
+                continue
+            os.set_blocking(fd, False)
+            connection = self._connector.connect(self._protocol, pool, fd, peer)
+            if not connection.leave():
+                pool.submit(connection)
         self.close()
 
     def close(self) -> None:

@@ -143,10 +143,6 @@ class MultiplexConnection(Connection):
         """Serve one of the requests that are there, have the pool serve the others, and settle who owns the reading."""
         fresh = self.backlog
         if not fresh:
-            if self.unread and self.codec.error_stream:  # the next request has begun
-                self.unread = 0
-            if not self.unread:
-                self.await_head()
             with self.lock:
                 self.reading = False
                 self._settle()
@@ -185,7 +181,7 @@ class MultiplexConnection(Connection):
             stream = exchange.request.stream
             if self.exchanges.get(stream) is exchange:  # else a peer that has read the answer has begun the next
                 del self.exchanges[stream]
-                if not exchange.body.ended:
+                if not (exchange.body.whole or exchange.aborted):
                     self._leave_unread()
                 if self.arrived is not None:
                     self.arrived.notify_all()
@@ -240,6 +236,7 @@ class MultiplexConnection(Connection):
             for exchange in self.exchanges.values():
                 if not exchange.body.ended or not exchange.request.keep:
                     return  # its thread reads on, and settles when it has answered
+            self.await_head()
             if not self.in_head:
                 self.deadline = _NEVER
             self.wait()
@@ -253,8 +250,9 @@ class MultiplexConnection(Connection):
             else:
                 self.finish(self.eof or (self.failure is None and not self.unread))
             return
+        self.await_head()
         if not self.in_head:
-            self.deadline = self.drained_by if self.unread else self.pool.idle_deadline
+            self.deadline = self.drained_by if self.unread else self.pool.idle_deadline()
         if not armed:
             self.wait()
         elif self.deadline < self.pool.next_sweep:
@@ -267,17 +265,23 @@ class MultiplexConnection(Connection):
 
     def await_head(self) -> None:
         """A request has begun, and its head is not whole: that starts its deadline, whatever else is served."""
-        if not self.in_head and (self.codec.error_stream or (not self.exchanges and self.codec.buffered)):
+        codec = self.codec
+        begun = codec.error_stream != 0
+        if begun:
+            self.unread = 0
+        if not self.in_head and (begun or (codec.buffered and not (self.unread or self.exchanges))):
             self.in_head = True
             self.deadline = self.pool.clock() + self.pool.timeouts.head
 
     def untouched(self) -> bool:
         """It waits for a request, without a byte yet: another process could go on with it."""
-        return not (self.exchanges or self.readers or self.unread) and super().untouched()
+        if self.exchanges or self.readers or self.unread or self.codec.error_stream:
+            return False
+        return super().untouched()
 
     def idle(self, fresh: bool) -> bool:
         """Nothing is under way: kept open between two requests, or ``fresh`` is False and none has come."""
-        return not self.exchanges and super().idle(fresh)
+        return not (self.exchanges or self.unread) and super().idle(fresh)
 
     def expire(self) -> None:
         """Answer where a head has begun to come; requests that are served are finished before the close."""

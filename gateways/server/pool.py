@@ -88,8 +88,6 @@ class Pool:
         """Until then, where the worker stops, connections may still send the head of a request."""
         self.one_shot = threads > 1
         """A connection is armed for one event only, since another thread may poll while it is served."""
-        self.idle_deadline = self.now + timeouts.keepalive
-        """When a connection that becomes idle now is to be closed."""
         self._threads = threads
         self.ready: deque[Task] = deque()
         """Tasks that the next free thread takes up."""
@@ -118,6 +116,10 @@ class Pool:
         self.ready.append(task)
         if self._polling:
             os.write(self._wake_out, b"w")
+
+    def idle_deadline(self) -> float:
+        """Return when a connection that becomes idle now is to be closed; ``now`` is older than a long request."""
+        return self.clock() + self.timeouts.keepalive
 
     @property
     def spare(self) -> bool:
@@ -269,7 +271,6 @@ class Pool:
         self._polling = False
         self._wake_ticker()
         self.now = now = self.clock()
-        self.idle_deadline = now + self.timeouts.keepalive
         connections = self.connections
         for fd, _ in found:
             connection = connections.get(fd)

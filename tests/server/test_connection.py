@@ -20,6 +20,7 @@ from gateways.apps.wsgi import WSGIApp
 from gateways.codecs.events import Body, EndOfResponse, ResponseHead
 from gateways.errors import BodyError, LocalProtocolError, PeerClosed
 from gateways.limits import Limits, Timeouts
+from gateways.testing.framing.fastcgi_records import rec
 from tests.server.peers import PROTOCOLS, SECONDS, Peer, answer_of, head_of, request, reset
 from tests.server.pools import Gate, MemoryLog, Served, hello, reply, within
 
@@ -208,6 +209,23 @@ def test_idle_connection_is_closed(protocol: str, threads: int) -> None:
     assert not served.log.lines
 
 
+@one_or_more_threads
+def test_an_empty_line_behind_a_request_is_no_head_that_has_begun(threads: int) -> None:
+    """RFC 9112 section 2.2: old clients send one behind a body. A 408 would pass for the next request's answer."""
+    with (
+        Served(echo, threads=threads, timeouts=timeouts(head=QUICK, keepalive=0.4)) as served,
+        served.connect() as peer,
+    ):
+        peer.send(request("http", "/", b"a body", keep=True) + b"\r\n")
+        assert peer.next_answer()[1].body == b"a body"
+        assert peer.wait_closed() > 0.3
+        with served.connect() as other:
+            assert other.keep_get().status == 200
+            other.send(b"\r\n")
+            assert other.keep_get("/", b"next").body == b"next"
+    assert not served.log.lines
+
+
 @pytest.mark.parametrize("protocol", ["fastcgi", "http"])
 @one_or_more_threads
 def test_idle_deadline_counts_from_the_end_of_a_slow_head(protocol: str, threads: int) -> None:
@@ -242,6 +260,25 @@ def test_idle_deadline_after_a_request_that_another_thread_served(protocol: str)
         assert peer.wait_closed() < 2
 
 
+@pytest.mark.parametrize("protocol", ["fastcgi", "http"])
+@one_or_more_threads
+def test_idle_deadline_after_a_request_that_took_longer_than_it(protocol: str, threads: int) -> None:
+    """It counts from the answer, not from when the poller was left last."""
+
+    def app(exchange: Exchange) -> None:
+        if exchange.request.params["REQUEST_URI"] == "/slow":
+            time.sleep(0.5)
+        reply(exchange, b"late")
+
+    with Served(app, protocol, threads=threads, timeouts=timeouts(keepalive=0.4)) as served, served.connect() as peer:
+        peer.keep_get("/slow")
+        assert peer.wait_closed() > 0.3
+        with served.connect() as other:
+            other.keep_get("/")
+            other.keep_get("/slow", b"a body")
+            assert other.wait_closed() > 0.3
+
+
 @every_protocol
 @one_or_more_threads
 def test_body_too_slow(protocol: str, threads: int) -> None:
@@ -252,6 +289,53 @@ def test_body_too_slow(protocol: str, threads: int) -> None:
         peer.send(head_of(protocol, length=10))
         assert peer.answer().status == 408
         log.only("no byte of the body came for 0.15 s")
+
+
+@one_or_more_threads
+@pytest.mark.parametrize("wrong", [b"no chunk\r\n", b"8000\r\n" + b"x" * 32_768 + b"\r\n"], ids=["broken", "too long"])
+def test_unread_body_that_is_refused_after_the_answer_makes_no_reset_of_the_close(threads: int, wrong: bytes) -> None:
+    """Over TCP the answer might be lost with it: the peer is still sending."""
+    log = MemoryLog()
+    with (
+        Served(wsgi(not_reading, log), threads=threads, tcp=True, limits=Limits(body_bytes=20_000), log=log) as served,
+        served.connect() as peer,
+    ):
+        peer.send(b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        served.await_connections(1)
+        peer.send(wrong)
+        for _ in range(20):
+            peer.send(b"3e8\r\n" + b"x" * 1_000 + b"\r\n")
+            time.sleep(0.005)
+        peer.end()
+        assert answer_of("http", peer.read()).body == b"early"
+
+
+@every_protocol
+@one_or_more_threads
+def test_body_that_is_read_after_the_answer_makes_no_reset_of_the_close(protocol: str, threads: int) -> None:
+    """The application gets no more of it; but over TCP the answer might be lost while the peer is still sending."""
+    log = MemoryLog()
+
+    def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", "5")])
+        yield b"early"
+        with contextlib.suppress(BodyError):
+            environ["wsgi.input"].read()
+
+    with Served(wsgi(application, log), protocol, threads=threads, tcp=True, log=log) as served:
+        with served.connect() as peer:
+            peer.send(head_of(protocol, length=1_000_000))
+            peer.more()
+            for _ in range(20):
+                body = b"x" * 1_000
+                peer.send(rec(5, 1, body) if protocol == "fastcgi" else body)
+                time.sleep(0.005)
+            peer.end()
+            assert peer.answer().body == b"early"
+        with served.connect() as peer:
+            if protocol == "http":
+                for _ in range(3):
+                    assert peer.keep_get("/", b"x" * 100_000).body == b"early"
 
 
 @every_protocol
@@ -274,6 +358,59 @@ def test_peer_that_reads_nothing(protocol: str, threads: int) -> None:
         assert len(peer.read()) < 65_536_000
 
 
+@every_protocol
+@one_or_more_threads
+@both_families
+def test_nothing_follows_an_answer_that_was_not_taken_whole(protocol: str, threads: int, tcp: bool) -> None:
+    """Sent in one piece, it counts as ended before it is out: the next answer would pass for the rest of it."""
+    log = MemoryLog()
+
+    def large(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return [b"x" * 20_000_000 if environ["PATH_INFO"] == "/large" else b"next"]
+
+    with (
+        Served(wsgi(large, log), protocol, threads=threads, tcp=tcp, timeouts=timeouts(write=QUICK), log=log) as served,
+        served.connect() as peer,
+    ):
+        peer.send(request(protocol, "/large", keep=True))
+        if protocol == "http":
+            peer.send(request(protocol, "/next", keep=True))
+        within(lambda: log.lines, "it is given up")
+        within(lambda: not served.open_connections(), "the connection is closed", 2)
+        data = b""
+        with contextlib.suppress(ConnectionError):
+            while block := peer.sock.recv(65_536):
+                data += block
+        assert len(data) < 20_000_000
+        assert b"next" not in data
+    log.only("the peer took no byte of the response for 0.15 s")
+
+
+def test_an_application_that_goes_on_after_a_failed_write_sends_no_more() -> None:
+    log = MemoryLog()
+
+    def stubborn(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        write = start_response("200 OK", [("Content-Length", "20000004")])
+        with contextlib.suppress(PeerClosed):
+            write(b"x" * 20_000_000)
+        peer.sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while peer.sock.recv(65_536):
+                pass
+        return [b"more"]
+
+    with (
+        Served(wsgi(stubborn, log), timeouts=timeouts(write=QUICK), log=log) as served,
+        served.connect() as peer,
+    ):
+        peer.send(request("http", keep=True))
+        within(lambda: log.lines, "it is given up")
+        within(lambda: not served.open_connections(), "the connection is closed", 2)
+        peer.sock.settimeout(SECONDS)
+        assert b"more" not in peer.read()
+
+
 @both_families
 def test_cut_response_is_told_from_a_whole_one(tcp: bool) -> None:
     """Over TCP the peer reads a reset, since an end of file is how SCGI and uwsgi end a response."""
@@ -290,6 +427,28 @@ def test_cut_response_is_told_from_a_whole_one(tcp: bool) -> None:
                     peer.read()
             else:
                 assert b"some" in peer.read()
+
+
+@pytest.mark.parametrize("protocol", ["fastcgi", "http"])
+@one_or_more_threads
+def test_closed_connection_that_a_fork_of_the_application_has_too(protocol: str, threads: int) -> None:
+    """The kernel goes on to watch it (epoll(7)); the worker must not run round for as long as that process lives."""
+    copies: list[int] = []
+
+    def app(exchange: Exchange) -> None:
+        if exchange.request.params["REQUEST_URI"] == "/fork":
+            copies.extend(map(os.dup, served.pool.connections))
+        reply(exchange, b"forked")
+
+    with Served(app, protocol, threads=threads) as served:
+        with served.connect() as peer:
+            peer.keep_get()
+            served.await_connections(1)
+            peer.keep_get("/fork")
+        within(lambda: not served.open_connections(), "it is closed")
+        assert len(copies) == 1
+        within(lambda: not served.poller.wait(0.0), "the poller finds nothing", 2)
+        os.close(copies[0])
 
 
 # -- refusals ---------------------------------------------------------------------------------------------------------

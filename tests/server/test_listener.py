@@ -70,6 +70,10 @@ class Bench:
         """Poll once, and do what is ready."""
         me = self.pool._leader
         self.pool._poll(me)
+        self.do()
+
+    def do(self) -> None:
+        """Do what is ready."""
         while self.pool.ready:
             self.pool.ready.popleft().on_ready()
 
@@ -233,8 +237,60 @@ def test_finish_serves_all_that_wait() -> None:
         for peer in peers:
             peer.send(request("http"))
         made.listener.finish()
+        made.do()
         assert all(peer.answer().status == 200 for peer in peers)
         within(lambda: made.listener.sock.fileno() < 0, "it is closed")
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_finish_takes_nobody_who_comes_while_those_that_waited_are_served(threads: int) -> None:
+    """They may take long. Who comes meanwhile is another worker's, or finds nobody."""
+    gate = Gate()
+
+    def app(exchange: Exchange) -> None:
+        gate.wait()
+        reply(exchange, b"late")
+
+    with Served(app, threads=threads) as served, contextlib.ExitStack() as stack:
+
+        def finish() -> None:
+            peers.append(stack.enter_context(served.connect()))
+            peers[0].send(request("http"))
+            served.pool.unwatch(served._called.fd)
+            served.pool.stop()
+            served.listener.finish()
+
+        peers: list[Peer] = []
+        served.call(finish)
+        gate.await_waiting(1)
+        assert served.listener.sock.fileno() < 0
+        gate.open()
+        assert peers[0].answer().body == b"late"
+
+
+def test_those_that_wait_at_the_end_do_not_wait_for_each_other() -> None:
+    """Every thread serves them."""
+    gate = Gate()
+
+    def app(exchange: Exchange) -> None:
+        gate.wait()
+        reply(exchange, b"late")
+
+    with Served(app, threads=3) as served, contextlib.ExitStack() as stack:
+
+        def finish() -> None:
+            peers.extend(stack.enter_context(served.connect()) for _ in range(3))
+            for peer in peers:
+                peer.send(request("http"))
+            served.pool.unwatch(served._called.fd)
+            served.pool.stop()
+            served.listener.finish()
+
+        peers: list[Peer] = []
+        served.call(finish)
+        gate.await_waiting(3)
+        gate.open()
+        assert [peer.answer().body for peer in peers] == [b"late"] * 3
 
 
 def test_who_may_connect_costs_nothing_where_it_concerns_nobody() -> None:
@@ -281,4 +337,5 @@ def test_finish_serves_those_that_wait_behind_many_who_may_not_connect() -> None
         for peer in peers[70:]:
             peer.send(request("http"))
         made.listener.finish()
+        made.do()
         assert all(peer.answer().status == 200 for peer in peers[70:])

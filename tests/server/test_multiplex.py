@@ -253,6 +253,52 @@ def test_too_much_body_for_a_request_that_waits() -> None:
         assert peer.next_answer()[1].body == b"0"
 
 
+def test_a_body_that_was_too_much_makes_no_reset_of_the_close() -> None:
+    """Over TCP the 503 might be lost with it: the rest of the body is on its way."""
+    log = MemoryLog()
+
+    def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:  # noqa: ANN401
+        environ["wsgi.input"].read()
+        start_response("200 OK", [])
+        return [b"read"]
+
+    app = WSGIApp(application, log, mount=None, threads=False, processes=False)
+    with (
+        Served(app, "fastcgi", tcp=True, limits=Limits(body_buffer=1_000), log=log) as served,
+        served.connect() as peer,
+    ):
+        peer.send(head_of("fastcgi", length=5, stream=1) + head_of("fastcgi", length=1_000_000, stream=2))
+        peer.stdin(2, b"x" * 5_000)
+        peer.stdin(1, b"first", end=True)
+        answers = peer.answers(2)
+        assert (answers[1].status, answers[2].status) == (200, 503)
+        for _ in range(20):
+            peer.stdin(2, b"x" * 1_000)
+            time.sleep(0.005)
+        peer.end()
+        assert peer.read() == b""
+
+
+@some_threads
+def test_unread_body_of_an_answered_request_is_drained_where_the_worker_stops(threads: int) -> None:
+    """Over TCP a close would be a reset, and the answer might be lost with it: the peer is still sending."""
+
+    def app(exchange: Exchange) -> None:
+        reply(exchange, b"early")
+
+    with Served(app, "fastcgi", tcp=True, threads=threads) as served, served.connect() as peer:
+        peer.send(start("/", 1, 1_000_000))
+        peer.more()
+        served.await_connections(1)
+        served.stop()
+        for _ in range(20):
+            peer.stdin(1, b"x" * 1_000)
+            time.sleep(0.005)
+        assert peer.next_answer()[1].body == b"early"
+        peer.end()
+        assert peer.read() == b""
+
+
 @more_threads
 def test_much_body_for_a_request_that_a_free_thread_is_about_to_take(threads: int) -> None:
     """Whoever reads for all waits for that thread, and drops nothing."""
@@ -475,6 +521,47 @@ def test_a_slow_head_beside_a_request_that_is_served(threads: int) -> None:
         assert peer.next_answer()[1].body == b"/wait/1 "
         assert peer.read() == b""
         served.log.only("no whole request head")
+
+
+@some_threads
+def test_a_slow_head_that_began_behind_a_whole_request(threads: int) -> None:
+    """It has the deadline of heads and its answer, though no further byte has come since it was read."""
+    with (
+        Served(Router(), "fastcgi", threads=threads, timeouts=timeouts(head=QUICK)) as served,
+        served.connect() as peer,
+    ):
+        peer.send(keep("/1", 1) + begin(2, KEEP))
+        assert peer.next_answer()[1].body == b"/1 "
+        stream, answer = peer.next_answer()
+        assert (stream, answer.status) == (2, 408)
+        assert peer.read() == b""
+        served.log.only("no whole request head")
+
+
+@more_threads
+def test_a_slow_head_that_began_behind_a_request_that_is_served(threads: int) -> None:
+    router = Router()
+    with Served(router, "fastcgi", threads=threads, timeouts=timeouts(head=QUICK)) as served, served.connect() as peer:
+        peer.send(keep("/wait/1", 1) + begin(2, KEEP))
+        stream, answer = peer.next_answer()
+        assert (stream, answer.status) == (2, 408)
+        router.gates["/wait/1"].open()
+        assert peer.next_answer()[1].body == b"/wait/1 "
+        assert peer.read() == b""
+        served.log.only("no whole request head")
+
+
+@some_threads
+def test_a_head_that_began_behind_a_whole_request_is_waited_for_where_the_worker_stops(threads: int) -> None:
+    whole = keep("/2", 2)
+    with Served(Router(), "fastcgi", threads=threads) as served, served.connect() as peer:
+        peer.send(keep("/1", 1) + whole[:30])
+        assert peer.next_answer()[1].body == b"/1 "
+        served.stop()
+        within(lambda: served.listener.sock.fileno() < 0, "it stops")
+        time.sleep(0.1)
+        peer.send(whole[30:])
+        assert peer.next_answer()[1].body == b"/2 "
 
 
 @more_threads

@@ -123,6 +123,26 @@ def test_connection_is_given_when_its_request_is_answered(protocol: str, threads
         heirs.close()
 
 
+@EVERY
+@THREADS
+def test_connections_that_nobody_has_accepted_are_given_with_what_they_have_sent(protocol: str, threads: int) -> None:
+    """A leaving worker has no thread to spare for them; had it left them, nobody else might be woken."""
+    with Served(protocol=protocol, threads=threads) as served, ExitStack() as stack:
+        heirs = Heirs()
+        stack.callback(heirs.close)
+
+        def finish() -> None:
+            for _ in range(3):
+                stack.enter_context(served.connect()).send(request(protocol))
+            served.pool.stop(heirs)
+            served.listener.finish()
+
+        served.call(finish)
+        within(lambda: len(heirs.given) == 3, "all are given")
+        assert all(sock.recv(65_536) == request(protocol) for sock in heirs.given)
+        ended(served)
+
+
 # -- what is not ------------------------------------------------------------------------------------------------------
 
 
@@ -154,6 +174,26 @@ def test_head_that_has_begun_on_a_kept_connection_has_time(protocol: str, thread
             peer.send(whole[20:])
             assert peer.answer().body == b"hello"
             assert heirs.given == []
+            ended(served)
+
+
+@THREADS
+@pytest.mark.parametrize("kept", [False, True])
+def test_fastcgi_request_of_which_only_the_begin_record_has_come_is_waited_for(threads: int, kept: bool) -> None:
+    """No byte of it is held, but nobody else knows that it has begun: mod_proxy_fcgi sends that record by itself."""
+    whole = request("fastcgi", keep=True)
+    with Served(protocol="fastcgi", threads=threads) as served, served.connect() as peer:
+        if kept:
+            assert peer.keep_get().body == b"hello"
+        peer.send(whole[:16])
+        within(lambda: any(each.codec.error_stream for each in served.pool.connections.values()), "it has begun")
+        with leaving(served) as heirs:
+            within(lambda: served.pool.stopping, "it leaves")
+            time.sleep(0.1)
+            assert heirs.given == []
+            peer.send(whole[16:])
+            assert peer.next_answer()[1].body == b"hello"
+            within(lambda: len(heirs.given) == 1, "it is given when that is answered")
             ended(served)
 
 

@@ -483,7 +483,7 @@ def test_the_clock_is_given() -> None:
             hello, log, threads=1, limits=DEFAULT_LIMITS, timeouts=Timeouts(), poller=poller, clock=lambda: now[0]
         )
         assert pool.now == 1000.0
-        assert pool.idle_deadline == 1000.0 + Timeouts().keepalive
+        assert pool.idle_deadline() == 1000.0 + Timeouts().keepalive
     finally:
         poller.close()
 

@@ -21,6 +21,7 @@ ONCE = {
     HERE / "conform" / "test_peers.py",
     HERE / "fuzz" / "test_in_process.py",
     HERE / "fuzzing" / "test_campaign.py",
+    HERE / "integration" / "test_front_conformance.py",
 }
 
 # No deadlines: on a busy machine they measure the neighbours.

@@ -21,6 +21,7 @@ ONCE = {
     HERE / "conform" / "test_peers.py",
     HERE / "fuzz" / "test_in_process.py",
     HERE / "fuzzing" / "test_campaign.py",
+    HERE / "fuzzing" / "test_generate.py",
     HERE / "integration" / "test_front_conformance.py",
 }
 

@@ -216,11 +216,16 @@ def handler() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def no_gc_callbacks() -> Iterator[None]:
-    """Hypothesis leaves one behind, and CPython swallows what is raised in it: the interruption would be lost there."""
+def no_gc() -> Iterator[None]:
+    """CPython swallows what is raised in what the collector calls: the interruption would be lost there.
+
+    That is what hypothesis leaves among its callbacks, and what weak references to threads of earlier tests call.
+    """
     before = gc.callbacks[:]
     gc.callbacks.clear()
+    gc.disable()
     yield
+    gc.enable()
     gc.callbacks[:] = before
 
 
@@ -625,7 +630,7 @@ def test_whenever_it_comes(protocol: str, threads: int, path: str) -> None:
         while number < 20 or not wanted <= set(outcomes):
             assert time.monotonic() < deadline, outcomes
             number += 1
-            found = ask(f"{path}/{number}/{noise.choice((1, 200, 4_000, 20_000))}", cancel=True)
+            found = ask(f"{path}/{number}/{noise.choice((1, 200, 4_000, 40_000))}", cancel=True)
             assert found in allowed
             outcomes[found] += 1
             assert ask(f"/whole/{number}/1") == "answered"

@@ -1123,6 +1123,7 @@ def test_a_main_thread_that_knows_no_signals() -> None:
 
 
 @kept_protocols
+@pytest.mark.usefixtures("quick_switches")
 def test_the_main_thread_around_the_end_of_its_requests(protocol: str) -> None:
     worker = MainThread(protocol, 1)
     noise = random.Random(3)
@@ -1134,9 +1135,9 @@ def test_the_main_thread_around_the_end_of_its_requests(protocol: str) -> None:
         while number < 100 or len(outcomes) < 2:
             assert time.monotonic() < deadline
             number += 1
-            path = f"/spin/{number}/{noise.choice((1_000, 10_000, 50_000))}"
+            path = f"/spin/{number}/{noise.choice((1_000, 10_000, 100_000))}"
             peer.send(request(protocol, path, keep=True))
-            pause = time.perf_counter() + noise.random() * 0.005
+            pause = time.perf_counter() + noise.random() * 0.003
             while time.perf_counter() < pause:
                 pass
             worker.cancel(worker.board.rows(0)[0])

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 HERE = Path(__file__).parent
 INTEGRATION = HERE / "integration"
+FAULTS = HERE / "faults"
 ONCE = {
     HERE / "conform" / "test_cases.py",
     HERE / "conform" / "test_echo.py",
@@ -21,6 +22,8 @@ ONCE = {
     HERE / "conform" / "test_peers.py",
     HERE / "fuzz" / "test_in_process.py",
     HERE / "fuzzing" / "test_campaign.py",
+    HERE / "fuzzing" / "test_generate.py",
+    HERE / "integration" / "test_front_conformance.py",
 }
 
 # No deadlines: on a busy machine they measure the neighbours.
@@ -40,5 +43,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.path in ONCE:
             item.add_marker(pytest.mark.once)
         module = getattr(item, "module", None)
-        if hasattr(module, "served") or hasattr(module, "answering"):  # tests.server.processes, tests.apps.scripts
+        # tests.server.processes, tests.apps.scripts; the faults have the former by way of their conftest
+        if hasattr(module, "served") or hasattr(module, "answering") or item.path.is_relative_to(FAULTS):
             item.add_marker(pytest.mark.processes)

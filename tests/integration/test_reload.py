@@ -55,6 +55,10 @@ class Failure:
     when: float = field(default_factory=time.monotonic)
 
 
+PAUSE = 0.004
+"""The longest that a client waits before it asks again: enough that there is CPU for what happens meanwhile."""
+
+
 class Client(threading.Thread):
     """Asks, on one connection that is kept, until told to stop; each request has a name of its own."""
 
@@ -82,6 +86,7 @@ class Client(threading.Thread):
                 self.failures.append(Failure(name, repr(error)))
                 connection.close()
             self.done += 1
+            self.stopping.wait(noise.random() * PAUSE)
         connection.close()
 
     def _ask(self, connection: http.client.HTTPConnection, method: str, name: str, size: int) -> None:

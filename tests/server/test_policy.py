@@ -843,7 +843,8 @@ def test_a_reload_ends_with_new_workers_and_never_has_fewer(
     assert len(pool.serving) == wanted
     pool.boot_time, pool.finish_time, pool.floor, pool.most = boot_time, finish_time, wanted, 0
     pool.base = replace(pool.base, generation=1)
-    pool.run(1000)
+    pool.run(1000, lambda: [process.generation for process in pool.processes] == [1] * wanted)
+    pool.run(100)  # it stays so
     assert [process.generation for process in pool.processes] == [1] * wanted
     assert pool.most <= wanted + (1 if rolling else wanted)
 

@@ -120,6 +120,7 @@ def test_illegal_wires_break_their_rule(protocol: str, side: str, name: str, dat
     assert outcome(receiver(protocol, side), bad) in bad.rule.outcomes
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("protocol", "side"), LEGAL)
 def test_every_rule_is_reached(protocol: str, side: str) -> None:
     left = {name for at, of, name in RULES if (at, of) == (protocol, side)}
@@ -165,11 +166,13 @@ def test_the_smallest_fastcgi_request() -> None:
     )
 
 
+@pytest.mark.once
 def test_a_failure_with_padding_is_shown_with_little_else() -> None:
     found = smallest(fastcgi.request_images(), lambda image: any(each.padding for each in records(image.wire)))
     assert len(found) <= 32 + 4
 
 
+@pytest.mark.once
 def test_a_failure_with_interleaved_requests_is_shown_with_nothing_else() -> None:
     def mixed(image: Image) -> bool:
         order = [each.stream for each in records(image.wire) if each.stream in image.expected]
@@ -214,6 +217,7 @@ PROPERTIES: Final[dict[str, Callable[[Image], bool]]] = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")  # what is not shrunk may be long
 def test_fastcgi_images_have_it_all() -> None:
     left = set(PROPERTIES)

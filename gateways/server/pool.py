@@ -30,7 +30,7 @@ TICK: Final = 0.001
 _IDLE_TICKS: Final = 50  # the ticker goes to sleep after so many ticks in which the leader waited in the poller
 _PAUSE: Final = 0.1  # seconds without accepting when the process is out of descriptors
 _NEVER: Final = float("inf")
-_BUSY_EVERY: Final = 1.0  # seconds between looks at deadlines while requests are being served
+_BUSY_EVERY: Final = 1.0  # seconds between looks at deadlines, and at the poller, while requests are being served
 _STOP_EVERY: Final = 0.02  # seconds between looks at whether a stopping worker is done
 _FRESH_GRACE: Final = 1.0  # seconds for connections accepted just before the stop to send their request
 _TO_ANSWER: Final = 1.0  # seconds before the graceful timeout at which requests whose heads are not whole are refused
@@ -267,6 +267,10 @@ class Pool:
         wait = -1.0
         if self.next_sweep != _NEVER:
             wait = max(0.0, self.next_sweep - self.clock())
+        if len(self._parked) < self._threads - 1 and not 0.0 <= wait < _BUSY_EVERY:
+            # An application that closes descriptors which are not its own may have closed the poller: who waits in it
+            # already is not told (epoll(7)), and nobody else would find out.
+            wait = _BUSY_EVERY
         found = self.poller.wait(wait)
         self._polling = False
         self._wake_ticker()

@@ -43,8 +43,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "padding in the short way",
         FASTCGI,
-        "stream.params.append(data[24 : 24 + size])",
-        "stream.params.append(data[24 : 24 + size + data[22]])",
+        "self._head(1, stream, data[24 : 24 + size], events)",
+        "self._head(1, stream, data[24 : 24 + size + data[22]], events)",
         "fastcgi.framing.padding.get.7",
     ),
     Mutant(

@@ -110,7 +110,9 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
             time.sleep(0.05)
             program.send_signal(signal.SIGINT if path == "/interrupt-a-program" else signal.SIGHUP)
         body = b"status %d" % program.returncode
-    elif path == "/close-descriptors":
+    elif path in ("/close-descriptors", "/close-descriptors-later"):
+        if path.endswith("later"):
+            time.sleep(0.1)
         os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     elif path == "/errors":
         environ["wsgi.errors"].write("a line\n")

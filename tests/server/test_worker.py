@@ -96,13 +96,17 @@ def test_a_fork_that_exits_does_not_answer(threads: str) -> None:
         assert "Traceback" not in server.text()
 
 
+@pytest.mark.parametrize("path", ["/close-descriptors", "/close-descriptors-later"])
 @pytest.mark.parametrize("threads", ["1", "2", "3"])
-def test_an_application_that_closes_every_descriptor(threads: str) -> None:
-    """The worker cannot serve any more, so it ends and is replaced, whichever thread finds out."""
+def test_an_application_that_closes_every_descriptor(threads: str, path: str) -> None:
+    """The worker cannot serve any more, so it ends and is replaced, whichever thread finds out.
+
+    Later: another thread waits in the poller already, which goes on with what is closed.
+    """
     with served("--threads", threads) as server:
         for count in (2, 3, 4):
             with server.peer() as peer:
-                peer.send(request("http", "/close-descriptors"))
+                peer.send(request("http", path))
                 server.await_ready(count)
         assert server.get().startswith(b"pid ")
 

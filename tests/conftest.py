@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 INTEGRATION = HERE / "integration"
 FAULTS = HERE / "faults"
 ONCE = {
+    HERE / "cli" / "test_fuzz.py",
     HERE / "conform" / "test_cases.py",
     HERE / "conform" / "test_echo.py",
     HERE / "conform" / "test_fronts.py",

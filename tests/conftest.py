@@ -6,6 +6,7 @@ missing, the test is skipped and ``-ra`` shows it; under CI=true it fails.
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -35,6 +36,10 @@ settings.register_profile(
 settings.register_profile("few", deadline=None, max_examples=10)  # on the other Pythons of tests/run
 settings.register_profile("thorough", settings.get_profile("ci"), max_examples=10_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "dev"))
+
+
+# pytest, hypothesis and thousands of items stay for good: to look at them again and again takes some of all the time.
+gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

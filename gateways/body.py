@@ -18,6 +18,7 @@ from gateways.errors import BodyError
 __all__ = ["BodySource", "RequestBody"]
 
 _SIZE_MAX: Final = 1 << 62
+_PIECE: Final = 64  # bytes that a piece takes beside its content
 
 
 class BodySource(Protocol):
@@ -55,9 +56,9 @@ class RequestBody:
         return self.received - self._taken
 
     @property
-    def blocks(self) -> int:
-        """Pieces that came and were not read yet."""
-        return 0 if self._blocks is None else len(self._blocks)
+    def taking(self) -> int:
+        """Bytes of memory that those take, the pieces they came in counted with them."""
+        return self.held + (0 if self._blocks is None else _PIECE * len(self._blocks))
 
     # -- from the connection ------------------------------------------------------------------------------------
 

@@ -46,7 +46,6 @@ _STATUSES: Final = {
 """Of what keeps a script from its start, where that is not its own fault."""
 _AHEAD: Final = 65_536
 """Bytes of a body that are read while its request waits for a turn."""
-_BLOCK: Final = 64  # bytes that a piece of a body takes beside its content
 _ID: Final = re.compile(r"[!-~]{1,64}")
 
 
@@ -288,7 +287,7 @@ class _Run:
         exchange = self._exchange
         body = exchange.body
         # Where requests share a connection, nobody else reads while a body is not whole: an abort may come behind it.
-        ahead = not exchange.request.expects_continue and body.held + _BLOCK * body.blocks < _AHEAD
+        ahead = not exchange.request.expects_continue and body.taking < _AHEAD
         events, _ = exchange.watch(ahead)
         poll = select.poll()
         poll.register(exchange.fileno(), events)

@@ -288,7 +288,7 @@ class Connection:
         backlog = self.backlog
         while backlog:
             exchange = backlog.pop(0)
-            pool.app(exchange)
+            exchange.answer_by(pool.app)
             if self.closed:
                 return
             if self.torn or not exchange.ended:  # given up; or an App's own bug: it returned without an answer
@@ -504,8 +504,6 @@ class Connection:
         heirs = self.pool.heirs
         if heirs is None or not self.untouched() or not heirs.give(self):
             return False
-        if self.registered and self.pool.one_shot:
-            self.pool.poller.unlisten(self.fd)  # as in close(): another process goes on with it
         self.close()
         return True
 
@@ -584,11 +582,10 @@ class Connection:
         if self.registered:
             self.registered = False
             del self.pool.connections[self.fd]
-            if not self.pool.one_shot:
-                # Closing does not do it while another process has the socket open, such as a fork of the application
-                # (epoll(7)): its events would come without end.
-                with contextlib.suppress(OSError):  # it was not to be had
-                    self.pool.poller.unlisten(self.fd)
+            # Closing does not do it while another process has the socket open (epoll(7)), a worker that goes on with it
+            # or a fork of the application: its events would come without end.
+            with contextlib.suppress(OSError):  # it was not to be had
+                self.pool.poller.unlisten(self.fd)
         if self.pulled:
             with self.pool.guard:
                 if self.pulling:  # its number must not be another connection's while a thread still reads from it

@@ -12,6 +12,7 @@ from gateways.codecs.refusal import error_response
 from gateways.errors import LocalProtocolError, PeerClosed, RequestTimeout
 
 if TYPE_CHECKING:
+    from gateways.apps import App
     from gateways.server.connection import Connection
 
 __all__ = ["Exchange"]
@@ -58,6 +59,17 @@ class Exchange:
     def peer(self) -> str:
         """The other end of the connection, for the log."""
         return self.connection.peer_name()
+
+    def answer_by(self, app: App) -> None:
+        """Have ``app`` answer, which may put what it makes of the parameters into their place meanwhile.
+
+        An environ knows its request, by wsgi.errors: in a circle they would wait for the garbage collector.
+        """
+        params = self.request.params
+        try:
+            app(self)
+        finally:
+            self.request.params = params
 
     def send(self, event: Event, inside: bool = False) -> None:
         """Write one response event; raises PeerClosed, LocalProtocolError. ``inside`` is for this file alone."""

@@ -28,7 +28,6 @@ __all__ = ["MultiplexConnection"]
 
 _NEVER: Final = float("inf")
 _COPIED: Final = 4096  # bytes of body up to which a copy costs less than a longer system call
-_BLOCK: Final = 64  # bytes that a piece of a body takes beside its content
 _SHARED: Final = 0.02
 """As WATCH, where another thread may have read what this one waits for."""
 _MOMENT: Final = 0.25
@@ -106,7 +105,7 @@ class MultiplexConnection(Connection):
         """Hold body bytes for a request; one that no thread serves yet may hold so much and no more."""
         exchange.body.put(data)
         most = self.pool.limits.body_buffer
-        if exchange.body.held + _BLOCK * exchange.body.blocks > most and not exchange.started:
+        if exchange.body.taking > most and not exchange.started:
             message = f"over {most} bytes of body came before a thread was free for the request"
             exchange.body.fail(BodyError(message, 503))
 
@@ -164,7 +163,7 @@ class MultiplexConnection(Connection):
         exchange.started = True
         try:
             if not exchange.aborted:
-                self.pool.app(exchange)
+                exchange.answer_by(self.pool.app)
         except Exception as error:  # noqa: BLE001  (a bug of the App costs its request, not the others)
             self.pool.log.failure("an application failed", error)
         if not exchange.ended:

@@ -98,8 +98,6 @@ class ObservedApp:
                 told = request.params  # what the application has made of them
                 peer = "" if "REMOTE_ADDR" in told else exchange.peer
                 log.record(told, protocol, peer, exchange.status, exchange.sent, time.time(), taken, queued)
-            # An environ knows its request, by wsgi.errors: in a circle they would wait for the garbage collector.
-            request.params = params
 
     def _tell(self) -> None:
         """Say that as many requests have been served as shall be."""

@@ -37,7 +37,7 @@ _HEAD: Final = Struct("=QQdQdQQQ")  # the cells before the line
 _TIMES: Final = 64  # the histograms of request time, by protocol and class
 _WIDTH: Final = 16  # cells of one histogram: its buckets, then the sum (double)
 _SUM: Final = 15
-_SHORTEST: Final = 0.005  # the first of them
+_SHORTEST: Final = BUCKETS[0]
 _QUEUE: Final = _TIMES + len(PROTOCOLS) * len(CLASSES) * _WIDTH  # the histogram of queue time
 _TRIES: Final = 1_000  # looks at a slot that changes meanwhile; one takes a fraction of the shortest request
 _KNOWN: Final[dict[str, int]] = {name: number for number, name in enumerate(PROTOCOLS)}

@@ -532,7 +532,8 @@ class QuietLog(MemoryLog):
 
 @every_protocol
 @pytest.mark.parametrize("fails", [False, True], ids=["answered", "failed"])
-def test_nothing_of_a_request_waits_for_the_garbage_collector(protocol: str, fails: bool) -> None:
+@pytest.mark.parametrize("observed", [True, False], ids=["with a master", "managed"])
+def test_nothing_of_a_request_waits_for_the_garbage_collector(protocol: str, observed: bool, fails: bool) -> None:
     marks: list[weakref.ref[Mark]] = []
 
     def application(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
@@ -548,7 +549,7 @@ def test_nothing_of_a_request_waits_for_the_garbage_collector(protocol: str, fai
     app = WSGIApp(application, QuietLog(), mount=None, threads=False, processes=False)
     gc.disable()
     try:
-        with Seen(app, protocol).served as served:
+        with Seen(app, protocol).served if observed else Served(app, protocol) as served:
             for _ in range(3):
                 with served.connect() as peer:
                     assert peer.get("/", b"a body").status == (500 if fails else 200)

@@ -189,6 +189,7 @@ def test_who_writes(stacks: StackFile) -> None:
     with listening(stacks, body, thread=True) as pid:
         start = time.monotonic()
         within(lambda: attended(stacks), "the thread is there")
+        dump_with(stacks, pid, "in body")
         for _ in range(5):
             assert "in body" in dump(stacks, pid)
             assert not stacks._signalled

@@ -1,14 +1,19 @@
-"""Who answers a request. An application is called with an Exchange and has answered it when it returns."""
+"""Who answers a request. An application is called with an Exchange and has answered it when it returns.
+
+Or it returns a Course, and has answered when that has ended: a generator that yields whenever it has to wait for
+something else than its peer, so that no thread does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Protocol, TypeAlias
 
+from gateways.apps.wait import Wait
 from gateways.body import RequestBody
 from gateways.codecs.events import Event, Request
 
-__all__ = ["App", "Exchange", "WatchedExchange"]
+__all__ = ["App", "Course", "Exchange", "WatchedExchange"]
 
 
 class Exchange(Protocol):
@@ -57,7 +62,8 @@ class WatchedExchange(Exchange, Protocol):
         """What an application that waits for something else has to poll() for beside it, so that it can ``hear``.
 
         Returns the events for ``fileno``, and the seconds after which it is to ``hear`` without any. ``more``: bytes of
-        the body are wanted too. Only the thread that serves the request may call this and the next.
+        the body are wanted too. Only the thread that serves the request or goes on with its course may call this and
+        the next.
         """
 
     def hear(self, events: int) -> bool:
@@ -74,15 +80,7 @@ class WatchedExchange(Exchange, Protocol):
         It is without effect where other requests may be on the same connection.
         """
 
-    def stand_by(self) -> tuple[int, float]:
-        """The thread is going to wait in poll(): what it has to poll() for there on behalf of other requests.
 
-        Returns a descriptor (POLLIN), -1 for none, and the seconds after which to go on at the latest. Where there is a
-        descriptor, ``go_on`` has to follow.
-        """
-
-    def go_on(self, *, ready: bool) -> None:
-        """The end of ``stand_by``; ``ready``: its descriptor can be read."""
-
-
-App: TypeAlias = Callable[[WatchedExchange], None]
+Course: TypeAlias = Generator[Wait, None, None]
+"""The way of a request from one wait to the next; any thread may go on with it, one at a time."""
+App: TypeAlias = Callable[[WatchedExchange], Course | None]

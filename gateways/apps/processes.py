@@ -12,11 +12,9 @@ import contextlib
 import errno
 import os
 import resource
-import select
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -28,7 +26,6 @@ __all__ = ["Identity", "Launcher", "Process", "Starter", "read_now"]
 SHELL: Final = "/bin/sh"
 ENCODING: Final = sys.getfilesystemencoding()
 _CPU_GRACE: Final = 1  # seconds between SIGXCPU and SIGKILL
-_LONGEST_PAUSE: Final = 0.01
 _START: Final = 256
 """Bytes of a program by which the system tells what it is (BINPRM_BUF_SIZE)."""
 
@@ -86,26 +83,17 @@ class Process:
         except ChildProcessError:  # somebody else has reaped it
             return True
 
-    def await_exit(self, seconds: float) -> bool:
-        """Wait until it has ended, at most so long; returns whether it has."""
-        if self.exited():
-            return True
-        deadline = time.monotonic() + seconds
+    def watch_end(self) -> int:
+        """Return a descriptor that can be read once it has ended, -1 where none is to be had; see ``unwatch_end``."""
         try:
-            pidfd = os.pidfd_open(self.pid)
+            return os.pidfd_open(self.pid)
         except (AttributeError, OSError):  # not Linux; no descriptor left
-            pause = 0.0005
-            while not self.exited() and time.monotonic() < deadline:
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
-        else:
-            try:
-                poll = select.poll()
-                poll.register(pidfd, select.POLLIN)
-                poll.poll(max(1, int(seconds * 1000)))
-            finally:
-                os.close(pidfd)
-        return self.exited()
+            return -1
+
+    def unwatch_end(self, fd: int) -> None:
+        """Give back what ``watch_end`` has returned."""
+        if fd >= 0:
+            os.close(fd)
 
     def reap(self) -> int:
         """Take the exit status of a script that has ended."""

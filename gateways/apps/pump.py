@@ -1,4 +1,4 @@
-"""Moves bytes between one script and one request, both ways at the same time, in the thread that serves the request.
+"""Moves bytes between one script and one request, both ways at the same time, and holds no thread while there are none.
 
 The body goes to the script's standard input as it comes and as the script takes it; what the script writes goes to the
 caller as it is written once the script has all of the body. No more is held than one block of the body, and HOLD bytes
@@ -14,13 +14,14 @@ import select
 import termios
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Final, Protocol
 
-from gateways.apps import WatchedExchange
+from gateways.apps import Course, WatchedExchange
 from gateways.apps.processes import Process, read_now
 from gateways.apps.reaper import LEFT
 from gateways.apps.spool import Spool
+from gateways.apps.wait import NEVER, Wait
 from gateways.errors import BodyError
 from gateways.limits import ScriptLimits
 
@@ -37,8 +38,9 @@ LOOK: Final = 0.25
 """Seconds between two looks at whether the script has ended."""
 _BLOCKS: Final = 64
 """What of standard error, at most, is read after the script has ended: a pipe's content is less."""
-_NEVER: Final = float("inf")
-_READ: Final = select.POLLIN | select.POLLHUP | select.POLLERR
+_SHORTEST: Final = 0.0005
+_LONGEST: Final = 0.01
+"""Seconds between looks for the end of a script where the system tells of none."""
 
 
 class Failed(Exception):
@@ -86,79 +88,68 @@ class Pump:
     """Output may wait for the body."""
     _aside: Spool | None = None
     """Of the body, what comes before ``_pending`` has the rest of it."""
-    _last: float = _NEVER
+    _last: float = NEVER
     """Where the body is put aside: when the last of it came."""
 
     def __init__(
-        self, exchange: WatchedExchange, process: Process, sink: Sink, limits: ScriptLimits,
+        self, exchange: WatchedExchange, process: Process, sink: Sink, limits: ScriptLimits, wait: Wait,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._exchange = exchange
         self._process = process
         self._sink = sink
         self._limits = limits
+        self._wait = wait
         self._clock = clock
         now = clock()
-        self.deadline = now + limits.script_timeout if limits.script_timeout else _NEVER
+        self.deadline = now + limits.script_timeout if limits.script_timeout else NEVER
         self._moved = now
         """When the last byte went to the script or came from it."""
-        self._left_until = _NEVER
+        self._left_until = NEVER
 
-    def run(self) -> None:
-        """Return when the script's standard output has ended, or nobody wants it; raises Failed, PeerClosed.
+    def run(self) -> Course:
+        """Go on until the script's standard output has ended, or nobody wants it; raises Failed, PeerClosed.
 
-        The descriptor of that is closed if it has ended.
+        The descriptor of that is closed if it has ended. Nothing is waited for any more.
         """
         try:
-            self._run()
+            yield from self._run()
         finally:
+            self._wait.clear()
             if self._aside is not None:
                 self._aside.close()
 
-    def _run(self) -> None:
+    def _run(self) -> Course:
         process = self._process
         exchange = self._exchange
+        wait = self._wait
         connection = exchange.fileno()
-        poll = select.poll()
-        poll.register(process.stdout, select.POLLIN)
-        poll.register(process.stderr, select.POLLIN)
-        watched = -1
-        standing = -1
+        wait.add(process.stdout, select.POLLIN)
+        wait.add(process.stderr, select.POLLIN)
         next_look = self._clock() + LOOK
+        watched = False
         while True:
-            if self._last < _NEVER and not self._put_aside():
-                self._last = _NEVER
+            if self._last < NEVER and not self._put_aside():
+                self._last = NEVER
                 self._holds = False
-                poll.modify(process.stdout, select.POLLIN)
+                wait.add(process.stdout, select.POLLIN)
             self._feed()
             if self._held and (process.stdin < 0 or not self._holds):
                 self._pass_on(b"")
                 if self._sink.ended:
                     return
-            events, seconds = exchange.watch(self._wants_body())
-            if events != watched:
-                poll.register(connection, events)
-                watched = events
+            wanted = self._wants_body()
+            events, seconds = exchange.watch(wanted)
+            watched = watched or (wanted and events != 0)
+            if watched:  # most scripts have ended before anybody has looked whether their peer has gone
+                wait.add(connection, events)
             stdin = process.stdin
-            if stdin >= 0:  # without POLLOUT too, poll() tells of a reader that has gone
-                poll.register(stdin, select.POLLOUT if self._blocked else 0)
-            others, longest = exchange.stand_by()
-            if others != standing:
-                if standing >= 0:
-                    poll.unregister(standing)
-                if others >= 0:
-                    poll.register(others, select.POLLIN)
-                standing = others
+            if stdin >= 0:  # without POLLOUT too, it is told when its reader has gone
+                wait.add(stdin, select.POLLOUT if self._blocked else 0)
             now = self._clock()
-            until = min(now + seconds, now + longest, self._deadline(now), next_look)
-            found: list[tuple[int, int]] = []
-            try:
-                found = poll.poll(max(0, int((until - now) * 1000) + 1))
-            finally:
-                if others >= 0:
-                    exchange.go_on(ready=any(fd == others for fd, _ in found))
-            if stdin >= 0:
-                poll.unregister(stdin)
+            wait.until = min(now + seconds, self._deadline(now), next_look)
+            yield wait
+            found = wait.look()
             now = self._clock()
             heard = 0
             output = 0
@@ -166,21 +157,21 @@ class Pump:
                 if fd == process.stdout:
                     output = event
                 elif fd == process.stderr:
-                    self._read_errors(poll, event)
+                    self._read_errors(event)
                 elif fd == connection:
                     heard = event
                 elif fd == stdin:
                     self._blocked = False
                     if event & (select.POLLERR | select.POLLHUP):  # nobody reads it any more
-                        process.close_stdin()
+                        self._close_stdin()
             if output and self._read_output(output, now):
-                process.close_stdout()
+                self._close_stdout()
                 self.left_behind = False  # nobody holds it any more, and all of it is here
                 self.late = 0
                 return
-            if len(self._held) > HOLD and self._last == _NEVER:
+            if len(self._held) > HOLD and self._last == NEVER:
                 self._last = now
-                poll.modify(process.stdout, 0)
+                wait.add(process.stdout, 0)
             if self._sink.ended:  # and the connection perhaps closed
                 return
             if (heard or not found) and exchange.hear(heard):
@@ -189,11 +180,24 @@ class Pump:
             now = self._clock()  # the peer may have taken its time
             if now >= next_look:
                 next_look = now + LOOK
+                watched = True
                 self._look_for_exit(now)
             if now >= self._left_until:
                 self._pass_on(b"")
                 return
             self._check_time(now)
+
+    def _close_stdin(self) -> None:
+        self._wait.drop(self._process.stdin)
+        self._process.close_stdin()
+
+    def _close_stdout(self) -> None:
+        self._wait.drop(self._process.stdout)
+        self._process.close_stdout()
+
+    def _close_stderr(self) -> None:
+        self._wait.drop(self._process.stderr)
+        self._process.close_stderr()
 
     # -- from the script ----------------------------------------------------------------------------------------
 
@@ -226,7 +230,7 @@ class Pump:
             self._sink.output(data, fed=self._process.stdin < 0)
             self._moved = self._clock()
 
-    def _read_errors(self, poll: select.poll, event: int) -> None:
+    def _read_errors(self, event: int) -> None:
         data = read_now(self._process.stderr, BLOCK)
         if data is None:
             return
@@ -234,47 +238,73 @@ class Pump:
             self._moved = self._clock()
             self._sink.errors(data, fed=self._process.stdin < 0)
         if not data or (event & select.POLLHUP and len(data) < BLOCK):
-            poll.unregister(self._process.stderr)
-            self._process.close_stderr()
+            self._close_stderr()
 
-    def settle(self, seconds: float) -> bool:
+    def settle(self, seconds: float) -> Generator[Wait, None, bool]:
         """After ``run``: wait until the script has ended, at most so long, and take what is left in its pipes.
 
         Returns whether it has ended. Ends of pipes that nobody writes to any more are closed.
         """
+        deadline = self._clock() + seconds
         if self._sink.ended:  # nobody waits: the ends of the pipes come with that of the script
-            self._take_rest(seconds)
-        ended = self._process.await_exit(seconds)
-        self._take_rest(0.0)
+            yield from self._take_rest(deadline)
+        ended = self._process.exited()
+        if not ended:
+            ended = yield from self._await_end(deadline)
+        self._take_now()
         return ended
 
-    def _take_rest(self, seconds: float) -> None:
-        """Take what comes of standard error, and throw away what does of standard output, until both have ended."""
+    def _await_end(self, deadline: float) -> Generator[Wait, None, bool]:
+        wait = self._wait
         process = self._process
-        if process.stdout < 0 and process.stderr < 0:
-            return
-        poll = select.poll()
-        for fd in (process.stderr, process.stdout):
-            if fd >= 0:
-                poll.register(fd, select.POLLIN)
-        deadline = self._clock() + seconds
+        pause = _SHORTEST
+        fd = process.watch_end()
+        if fd >= 0:
+            wait.add(fd, select.POLLIN)
+        try:
+            while (now := self._clock()) < deadline:
+                wait.until = deadline if fd >= 0 else min(deadline, now + pause)
+                pause = min(2 * pause, _LONGEST)
+                yield wait
+                if process.exited():
+                    return True
+            return False
+        finally:
+            wait.clear()
+            process.unwatch_end(fd)
+
+    def _take_rest(self, deadline: float) -> Course:
+        """Take what still comes until both pipes have ended."""
+        process = self._process
+        wait = self._wait
+        wait.until = deadline
         for _ in range(_BLOCKS):
-            found = poll.poll(int(max(0.0, deadline - self._clock()) * 1000) if seconds else 0)
-            for fd, event in found:
-                data = read_now(fd, BLOCK) if event & select.POLLIN else b""
+            self._take_now()
+            wait.clear()
+            for fd in (process.stderr, process.stdout):
+                if fd >= 0:
+                    wait.add(fd, select.POLLIN)
+            if not wait.fds or self._clock() >= deadline:
+                break
+            yield wait
+        wait.clear()
+
+    def _take_now(self) -> None:
+        """Take what has come of standard error, and throw away what has of standard output."""
+        process = self._process
+        for fd in (process.stderr, process.stdout):
+            for _ in range(_BLOCKS):
+                data = read_now(fd, BLOCK) if fd >= 0 else None
                 if data is None:
-                    continue
-                if data:
-                    if fd == process.stderr:
-                        self._sink.errors(data, fed=process.stdin < 0)
-                    continue
-                poll.unregister(fd)
+                    break
                 if fd == process.stderr:
-                    process.close_stderr()
-                else:
+                    if not data:
+                        process.close_stderr()
+                        break
+                    self._sink.errors(data, fed=process.stdin < 0)
+                elif not data:
                     process.close_stdout()
-            if not found or (process.stdout < 0 and process.stderr < 0):
-                return
+                    break
 
     def _look_for_exit(self, now: float) -> None:
         """Notice a script that has ended while others hold its output."""
@@ -297,7 +327,7 @@ class Pump:
 
     def _wants_body(self) -> bool:
         """More of the body could go on, or be thrown away, as soon as it comes."""
-        return not ((self._pending and self._last == _NEVER) or self._exchange.body.ready)
+        return not ((self._pending and self._last == NEVER) or self._exchange.body.ready)
 
     def _read_body(self) -> bytes:
         """Return what there is of the body, b"" at its end; raises Failed."""
@@ -338,7 +368,7 @@ class Pump:
                     return
                 self._pending = self._read_body()
                 if not self._pending:
-                    process.close_stdin()
+                    self._close_stdin()
                     return
             if process.stdin < 0:  # it wants no more, and the web server may read nothing until it has sent all
                 self._pending = b""
@@ -349,7 +379,7 @@ class Pump:
                 self._blocked = True
                 return
             except BrokenPipeError:
-                process.close_stdin()
+                self._close_stdin()
                 continue
             self._moved = self._clock()
             self._pending = self._pending[sent:]

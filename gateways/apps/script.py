@@ -13,10 +13,10 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Final, Protocol
 
-from gateways.apps import Exchange, WatchedExchange
+from gateways.apps import Course, Exchange, WatchedExchange
 from gateways.apps.choice import Choice, ScriptRefused
 from gateways.apps.identities import Identities
 from gateways.apps.processes import Launcher, Process, Starter
@@ -25,6 +25,7 @@ from gateways.apps.reaper import Reaper
 from gateways.apps.script_response import ErrorLines, ScriptResponse
 from gateways.apps.turns import Turns
 from gateways.apps.variables import meta_variables
+from gateways.apps.wait import NEVER, Wait
 from gateways.environ import to_environ
 from gateways.errors import BodyError, LocalProtocolError, PeerClosed, RemoteProtocolError
 from gateways.limits import ScriptLimits
@@ -46,6 +47,8 @@ _STATUSES: Final = {
 """Of what keeps a script from its start, where that is not its own fault."""
 _AHEAD: Final = 65_536
 """Bytes of a body that are read while its request waits for a turn."""
+_LOOK: Final = 0.25
+"""Seconds after which a request that waits for its turn looks whether there still is a reason to."""
 _ID: Final = re.compile(r"[!-~]{1,64}")
 
 
@@ -117,9 +120,9 @@ class ScriptApp:
         self._reaper.close()
         self._launcher.close()
 
-    def __call__(self, exchange: WatchedExchange) -> None:
+    def __call__(self, exchange: WatchedExchange) -> Course:
         """Answer one request."""
-        _Run(self, exchange).run()
+        return _Run(self, exchange).run()
 
     def name(self, params: Mapping[str, str]) -> str:
         """Return the name of a request in the log and for the script: the web server's own, if it has given one."""
@@ -153,13 +156,28 @@ class ScriptApp:
             process.signal(signal.SIGKILL)
         return process
 
-    def await_turn(self, choice: Choice, hopeless: Callable[[], bool]) -> None:
-        """Return when a script may run; raises Failed, and PeerClosed where nobody waits any more."""
-        reason = self.turns.take(choice.path, self._limits.script_timeout, hopeless)
-        if reason:
-            if hopeless():
-                raise PeerClosed(f"the peer has gone, or wants no answer, before {choice.path} was started")
-            raise Failed(503, reason)
+    def await_turn(self, choice: Choice, wait: Wait, hopeless: Callable[[], bool]) -> Course:
+        """Go on until a script may run; raises Failed, and PeerClosed where nobody waits any more."""
+        turn = self.turns.ask(choice.path, wait.wake)
+        if turn.granted:
+            return
+        if turn.reason:
+            raise Failed(503, turn.reason)
+        since = time.monotonic()
+        deadline = since + (self._limits.script_timeout or NEVER)
+        try:
+            while not turn.granted:
+                now = time.monotonic()
+                if now >= deadline:
+                    raise Failed(503, f"no turn came in {now - since:.0f} s")  # noqa: TRY301  (the turn is left)
+                if hopeless():
+                    why = f"the peer has gone, or wants no answer, before {choice.path} was started"
+                    raise PeerClosed(why)  # noqa: TRY301  (as above)
+                wait.until = min(deadline, now + _LOOK)
+                yield wait
+        except BaseException:
+            self.turns.leave(turn)
+            raise
 
     def part(self, process: Process, choice: Choice, errors: ErrorLines, until: float) -> None:
         """A request is through with its script, which may run on until then."""
@@ -194,17 +212,18 @@ class _Run:
         self._log = app.log
         self._exchange = exchange
         self._name = app.name(exchange.request.params)
+        self._wait = Wait()
         self._response = ScriptResponse(exchange, self._name, self.tell)
 
     def tell(self, message: str) -> None:
         """Say something about this request."""
         self._log.notice(self._exchange, f"[{self._name}] {message}")
 
-    def run(self) -> None:
+    def run(self) -> Course:
         """Answer the request."""
         response = self._response
         try:
-            self._answer()
+            yield from self._answer()
         except (Failed, ScriptRefused) as refused:  # a name has one type for mypyc
             self.tell(f"{refused.status}: {refused.reason}")
             response.fail(refused.status)
@@ -218,7 +237,7 @@ class _Run:
             self._log.exception(self._exchange, f"[{self._name}] the script's request failed", error)
             response.fail(500)
 
-    def _answer(self) -> None:
+    def _answer(self) -> Course:
         exchange = self._exchange
         body = exchange.body
         scripts = self._app.scripts
@@ -230,7 +249,7 @@ class _Run:
         if not stdin:
             body.read1()  # where it is broken, it must not pass for an empty one
         for _ in range(REDIRECTS + 1):
-            self._script(params, choice, stdin=stdin)
+            yield from self._script(params, choice, stdin=stdin)
             location = self._response.redirect
             if not location:
                 return
@@ -243,10 +262,10 @@ class _Run:
             stdin = False
         raise Failed(502, f"more than {REDIRECTS} local redirects, at last to {choice.path}")
 
-    def _script(self, params: Mapping[str, str], choice: Choice, *, stdin: bool) -> None:
+    def _script(self, params: Mapping[str, str], choice: Choice, *, stdin: bool) -> Course:
         """Have one script answer; raises Failed, ScriptRefused, PeerClosed, LocalProtocolError."""
         app = self._app
-        app.await_turn(choice, self._hopeless)
+        yield from app.await_turn(choice, self._wait, self._hopeless)
         try:
             process = app.start(params, choice, self._name, stdin=stdin)
         except BaseException:
@@ -254,24 +273,24 @@ class _Run:
             raise
         until = 0.0
         try:
-            until = self._attend(process, choice)
+            until = yield from self._attend(process, choice)
         except Failed as error:
             raise Failed(error.status, f"{choice.path} {error.reason}") from None
         finally:
             app.part(process, choice, self._response.lines, until)
 
-    def _attend(self, process: Process, choice: Choice) -> float:
+    def _attend(self, process: Process, choice: Choice) -> Generator[Wait, None, float]:
         """Move bytes until the script has answered; returns until when it may run on. Raises Failed, PeerClosed."""
         response = self._response
         response.begin()
-        pump = Pump(self._exchange, process, response, self._app.limits)
+        pump = Pump(self._exchange, process, response, self._app.limits, self._wait)
         if self._app.limits.script_timeout:
             self._exchange.write_by(pump.deadline)
         try:
-            pump.run()
+            yield from pump.run()
             if pump.gone:
                 raise PeerClosed(f"the peer has gone, or wants no answer, while {choice.path} ran")
-            exited = pump.settle(_EXIT)
+            exited = yield from pump.settle(_EXIT)
         finally:
             self._exchange.write_by(0.0)
             response.end_errors()

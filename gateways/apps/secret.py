@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 from typing import Protocol
 
-from gateways.apps import App, WatchedExchange
+from gateways.apps import App, Course, WatchedExchange
 from gateways.codecs.refusal import error_response
 from gateways.errors import PeerClosed
 
@@ -33,7 +33,7 @@ class SecretApp:
         self._secret = secret.encode("utf-8", "surrogateescape")
         self._log = log
 
-    def __call__(self, exchange: WatchedExchange) -> None:
+    def __call__(self, exchange: WatchedExchange) -> Course | None:
         """Answer one request."""
         request = exchange.request
         params = request.params
@@ -42,11 +42,11 @@ class SecretApp:
         if exchange.protocol == "http":
             given = field
         if hmac.compare_digest(given.encode("latin-1"), self._secret):
-            self._app(exchange)
-            return
+            return self._app(exchange)
         name = "header field Gateways-Secret" if exchange.protocol == "http" else "parameter GATEWAYS_SECRET"
         self._log.notice(exchange, f"403: the {name} {'is wrong' if given else 'is missing'} (--secret)")
         try:
             exchange.send(error_response(request.stream, 403, params.get("REQUEST_METHOD", "") == "HEAD"))
         except PeerClosed as error:
             self._log.notice(exchange, str(error))
+        return None

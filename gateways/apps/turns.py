@@ -1,33 +1,27 @@
 """How many scripts run at the same time, in all and of one program; who waits, in order; who is sent away.
 
-It has no clock but the one that it is given, and knows neither scripts nor requests.
+It has no clock, and knows neither scripts nor requests.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
 
-__all__ = ["Turns"]
-
-LOOK: Final = 0.25
-"""Seconds after which one that waits looks whether there still is a reason to."""
+__all__ = ["Turn", "Turns"]
 
 
 class Turns:
     """At most ``total`` turns at the same time, ``each`` of one name (0: no limit), ``queue`` that wait for one."""
 
-    def __init__(self, total: int, each: int, queue: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, total: int, each: int, queue: int) -> None:
         self._total = total
         self._each = each
         self._queue = queue
-        self._clock = clock
         self._mutex = threading.Lock()
         self._names: dict[str, int] = {}
-        self._waiting: deque[_Waiter] = deque()
+        self._waiting: deque[Turn] = deque()
         self.taken = 0
 
     @property
@@ -35,28 +29,25 @@ class Turns:
         """How many wait."""
         return len(self._waiting)
 
-    def take(self, name: str, seconds: float, hopeless: Callable[[], bool]) -> str:
-        """Wait for a turn of ``name``; returns why there is none, "" where there is.
-
-        Waits ``seconds`` at most (0: for ever), and no longer than ``hopeless`` is false.
-        """
+    def ask(self, name: str, wake: Callable[[], None]) -> Turn:
+        """Ask for a turn of ``name``: it is ``granted`` at once, refused for a ``reason``, or waits until ``wake``."""
+        turn = Turn(name, wake)
         with self._mutex:
             if self._free(name):
-                self._grant(name)
-                return ""
-            if len(self._waiting) >= self._queue:
-                return self._full(name)
-            waiter = _Waiter(name)
-            self._waiting.append(waiter)
-        deadline = self._clock() + seconds if seconds else float("inf")
-        try:
-            reason = self._wait(waiter, deadline, hopeless)
-        except BaseException:
-            self._leave(waiter)
-            raise
-        if reason:
-            self._leave(waiter)
-        return reason
+                self._grant(turn)
+            elif len(self._waiting) >= self._queue:
+                turn.reason = self._full(name)
+            else:
+                self._waiting.append(turn)
+        return turn
+
+    def leave(self, turn: Turn) -> None:
+        """Nobody waits for it any more."""
+        with self._mutex:
+            if not turn.granted:
+                self._waiting.remove(turn)
+                return
+        self.give(turn.name)  # it came in the last moment
 
     def give(self, name: str) -> None:
         """A turn of ``name`` is over."""
@@ -71,51 +62,36 @@ class Turns:
 
     def _pass_on(self) -> None:
         """Let the first that may go, with the lock held."""
-        for waiter in list(self._waiting):
+        for turn in list(self._waiting):
             if self.taken >= self._total:
                 return
-            if self._free(waiter.name):
-                self._waiting.remove(waiter)
-                self._grant(waiter.name)
-                waiter.granted = True
-                waiter.gate.release()
+            if self._free(turn.name):
+                self._waiting.remove(turn)
+                self._grant(turn)
+                turn.wake()
 
     def _free(self, name: str) -> bool:
         return self.taken < self._total and not 0 < self._each <= self._names.get(name, 0)
 
-    def _grant(self, name: str) -> None:
+    def _grant(self, turn: Turn) -> None:
         self.taken += 1
-        self._names[name] = self._names.get(name, 0) + 1
+        self._names[turn.name] = self._names.get(turn.name, 0) + 1
+        turn.granted = True
 
     def _full(self, name: str) -> str:
         if self.taken < self._total:
             return f"{self._each} of {name} run already, and {len(self._waiting)} requests wait"
         return f"{self.taken} scripts run already, and {len(self._waiting)} requests wait"
 
-    def _wait(self, waiter: _Waiter, deadline: float, hopeless: Callable[[], bool]) -> str:
-        start = self._clock()
-        while not waiter.gate.acquire(timeout=max(0.0, min(LOOK, deadline - self._clock()))):
-            if self._clock() >= deadline:
-                return f"no turn came in {self._clock() - start:.0f} s"
-            if hopeless():
-                return "nobody waits for the answer any more"
-        return ""
 
-    def _leave(self, waiter: _Waiter) -> None:
-        with self._mutex:
-            if not waiter.granted:
-                self._waiting.remove(waiter)
-                return
-        self.give(waiter.name)  # it came in the last moment
+class Turn:
+    """One that somebody has asked for."""
 
+    granted: bool = False
+    reason: str = ""
+    """Why there will be none."""
 
-class _Waiter:
-    """One that waits."""
-
-    __slots__ = ("gate", "granted", "name")
-
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, wake: Callable[[], None]) -> None:
         self.name = name
-        self.granted = False
-        self.gate = threading.Lock()
-        self.gate.acquire()
+        self.wake = wake
+        """Called when it is granted later, with the lock of all turns held: it must not ask for any."""

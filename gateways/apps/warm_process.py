@@ -51,9 +51,12 @@ class WarmProcess(Process):
         """Whether it has ended; it is not reaped by that."""
         return self.code is not None or ready(self._pidfd, 0)
 
-    def await_exit(self, seconds: float) -> bool:
-        """Wait until it has ended, at most so long; returns whether it has."""
-        return self.code is not None or ready(self._pidfd, seconds)
+    def watch_end(self) -> int:
+        """Return a descriptor that can be read once it has ended, -1 where none is to be had; see ``unwatch_end``."""
+        return self._pidfd
+
+    def unwatch_end(self, fd: int) -> None:
+        """Nothing: it is kept until the script is reaped."""
 
     def reap(self) -> int:
         """Take the exit status of a script that has ended; 0 where the fork server has not lived to tell it."""

@@ -288,26 +288,8 @@ class Connection:
         backlog = self.backlog
         while backlog:
             exchange = backlog.pop(0)
-            exchange.answer_by(pool.app)
-            if self.closed:
+            if not exchange.answer_by(pool.app) or not self._served(exchange):
                 return
-            if self.torn or not exchange.ended:  # given up; or an App's own bug: it returned without an answer
-                self.abandon(exchange)
-                return
-            if self.pulled and self.pulling:  # a thread of the application's own reads on
-                self.close()
-                return
-            whole = exchange.body.whole and not self.cut
-            if codec.closing:
-                self.finish(whole or self.eof)
-                return
-            if whole:
-                self.deadline = pool.idle_deadline()
-                if self.newest is exchange:
-                    self.newest = None
-            else:  # what is left of the body is thrown away before the next head
-                self.deadline = pool.clock() + pool.timeouts.drain
-                self.unread = 0
         if self.failure is not None:
             self.answer_failure(self.failure)
         elif self.eof or codec.closing:
@@ -317,6 +299,35 @@ class Connection:
         else:
             self.await_head()
             self.wait()
+
+    def _served(self, exchange: Exchange) -> bool:
+        """The App is through with a request: returns whether the connection can go on to the next."""
+        if self.closed:
+            return False
+        if self.torn or not exchange.ended:  # given up; or an App's own bug: it returned without an answer
+            self.abandon(exchange)
+            return False
+        if self.pulled and self.pulling:  # a thread of the application's own reads on
+            self.close()
+            return False
+        whole = exchange.body.whole and not self.cut
+        if self.codec.closing:
+            self.finish(whole or self.eof)
+            return False
+        pool = self.pool
+        if whole:
+            self.deadline = pool.idle_deadline()
+            if self.newest is exchange:
+                self.newest = None
+        else:  # what is left of the body is thrown away before the next head
+            self.deadline = pool.clock() + pool.timeouts.drain
+            self.unread = 0
+        return True
+
+    def resume(self, exchange: Exchange) -> None:
+        """A request is over that held no thread while it waited; the caller owns the connection."""
+        if self._served(exchange):
+            self.proceed()
 
     def await_head(self) -> None:
         """Bytes have come and no whole head: the first of them start its deadline."""

@@ -60,16 +60,18 @@ class Exchange:
         """The other end of the connection, for the log."""
         return self.connection.peer_name()
 
-    def answer_by(self, app: App) -> None:
+    def answer_by(self, app: App) -> bool:
         """Have ``app`` answer, which may put what it makes of the parameters into their place meanwhile.
 
         An environ knows its request, by wsgi.errors: in a circle they would wait for the garbage collector.
+        Returns False where the request has to wait, and no thread does: its connection is told to ``resume`` after it.
         """
         params = self.request.params
         try:
-            app(self)
+            course = app(self)
         finally:
             self.request.params = params
+        return course is None or self.connection.pool.take_course(self, course)
 
     def send(self, event: Event, inside: bool = False) -> None:
         """Write one response event; raises PeerClosed, LocalProtocolError. ``inside`` is for this file alone."""
@@ -192,14 +194,6 @@ class Exchange:
     def write_by(self, until: float) -> None:
         """Wait for the peer until then and no longer; 0 is no limit."""
         self.connection.limit_writes(self, until)
-
-    def stand_by(self) -> tuple[int, float]:
-        """Return what to poll() for so that other requests are served meanwhile, and how long at most."""
-        return self.connection.pool.stand_by()
-
-    def go_on(self, *, ready: bool) -> None:
-        """The end of ``stand_by``."""
-        self.connection.pool.go_on(ready=ready)
 
     def abandon(self) -> None:
         """Give the response up after its head.

@@ -162,10 +162,14 @@ class MultiplexConnection(Connection):
         """Answer one request."""
         exchange.started = True
         try:
-            if not exchange.aborted:
-                exchange.answer_by(self.pool.app)
+            if not exchange.aborted and not exchange.answer_by(self.pool.app):
+                return
         except Exception as error:  # noqa: BLE001  (a bug of the App costs its request, not the others)
             self.pool.log.failure("an application failed", error)
+        self.resume(exchange)
+
+    def resume(self, exchange: Exchange) -> None:
+        """The App is through with a request."""
         if not exchange.ended:
             if exchange.status and not exchange.aborted:
                 self.abandon(exchange)

@@ -18,8 +18,9 @@ from gateways.server.accesslog import AccessLog
 from gateways.server.exchange import Exchange
 from gateways.server.scoreboard import Board, Seat
 
-__all__ = ["ObservedApp", "queue_time"]
+__all__ = ["ObservedApp", "ObservedCourses", "queue_time"]
 
+_NO_THREAD: Final = 1  # where the ident of one would be: no thread has it
 _LONGEST_WAIT: Final = 3600.0  # seconds: a start stamp further away than that is a wrong clock
 
 
@@ -62,25 +63,15 @@ class ObservedApp:
                 return ident, seat.serial if seat.busy else -1
         return 0, -1
 
-    def __call__(self, exchange: apps.Exchange) -> None:
+    def __call__(self, exchange: apps.Exchange) -> apps.Course | None:
         """Have one request served."""
         assert isinstance(exchange, Exchange)  # noqa: S101  (the server's own)
         ident = get_ident()
         seat = self._seats.get(ident)
         if seat is None:
             seat = self._take_seat(ident)
-        request = exchange.request
-        params = request.params
-        protocol = exchange.protocol
-        uri = params.get("REQUEST_URI") or params.get("PATH_INFO", "")
-        stamp = params.get("HTTP_X_REQUEST_START")
         started = self._clock()
-        seat.begin(protocol, (params.get("REQUEST_METHOD", "-") + " " + uri).encode("latin-1"), started)
-        queued = -1.0
-        if stamp:
-            queued = queue_time(stamp, time.time())
-            if queued >= 0.0:
-                seat.queued(queued)
+        queued = self._begin(seat, exchange, started)
         try:
             interrupter = self.interrupter
             if interrupter is None:
@@ -88,16 +79,36 @@ class ObservedApp:
             else:
                 self._interruptible(interrupter, exchange, ident)
         finally:
-            now = self._clock()
-            taken = now - started
-            seat.end(protocol, exchange.status, taken, now)
-            if self._limit and next(self._ended) >= self._limit and not self._told:
-                self._tell()
-            log = self._access_log
-            if log is not None:
-                told = request.params  # what the application has made of them
-                peer = "" if "REMOTE_ADDR" in told else exchange.peer
-                log.record(told, protocol, peer, exchange.status, exchange.sent, time.time(), taken, queued)
+            self._end(seat, exchange, started, queued)
+        return None
+
+    def _begin(self, seat: Seat, exchange: Exchange, started: float) -> float:
+        """Tell that a request is served; returns the seconds that it had to wait for that, -1.0 if it is not known."""
+        params = exchange.request.params
+        uri = params.get("REQUEST_URI") or params.get("PATH_INFO", "")
+        line = (params.get("REQUEST_METHOD", "-") + " " + uri).encode("latin-1")
+        seat.begin(exchange.protocol, line, started)
+        stamp = params.get("HTTP_X_REQUEST_START")
+        if not stamp:
+            return -1.0
+        queued = queue_time(stamp, time.time())
+        if queued >= 0.0:
+            seat.queued(queued)
+        return queued
+
+    def _end(self, seat: Seat, exchange: Exchange, started: float, queued: float) -> None:
+        """Tell that it has been served."""
+        protocol = exchange.protocol
+        now = self._clock()
+        taken = now - started
+        seat.end(protocol, exchange.status, taken, now)
+        if self._limit and next(self._ended) >= self._limit and not self._told:
+            self._tell()
+        log = self._access_log
+        if log is not None:
+            told = exchange.request.params  # what the application has made of them
+            peer = "" if "REMOTE_ADDR" in told else exchange.peer
+            log.record(told, protocol, peer, exchange.status, exchange.sent, time.time(), taken, queued)
 
     def _tell(self) -> None:
         """Say that as many requests have been served as shall be."""
@@ -132,6 +143,56 @@ class ObservedApp:
                     break
                 except RequestTimeout:  # it comes once
                     continue
+
+
+class ObservedCourses(ObservedApp):
+    """The same for an App whose requests may wait without a thread: each has a slot to itself, whoever goes on with it.
+
+    Where there are more requests than slots, those beyond are counted when they are over, in the last one.
+    """
+
+    def __init__(
+        self, app: apps.App, board: Board, worker: int, access_log: AccessLog | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        super().__init__(app, board, worker, access_log, clock)
+        last = board.threads - 1
+        self._last = board.seat(worker, last, _NO_THREAD)
+        self._free: list[int] = list(range(last - 1, -1, -1))
+        """Numbers of slots; those that were used last come first."""
+
+    def __call__(self, exchange: apps.Exchange) -> apps.Course | None:
+        """Return the course of one request."""
+        assert isinstance(exchange, Exchange)  # noqa: S101  (the server's own)
+        return self._course(exchange)
+
+    def _course(self, exchange: Exchange) -> apps.Course:
+        started = self._clock()
+        try:
+            number = self._free.pop()
+        except IndexError:
+            yield from self._beyond(exchange, started)
+            return
+        seat = self._seats.get(number)
+        if seat is None:
+            seat = self._seats[number] = self._board.seat(self._worker, number, _NO_THREAD)
+        queued = self._begin(seat, exchange, started)
+        try:
+            course = self._app(exchange)
+            if course is not None:
+                yield from course
+        finally:
+            self._end(seat, exchange, started, queued)
+            self._free.append(number)
+
+    def _beyond(self, exchange: Exchange, started: float) -> apps.Course:
+        try:
+            course = self._app(exchange)
+            if course is not None:
+                yield from course
+        finally:
+            with self._mutex:
+                self._end(self._last, exchange, started, -1.0)
 
 
 def queue_time(stamp: str, now: float) -> float:

@@ -6,6 +6,7 @@ polls while it is served, and no system call is spent on arming it again.
 
 from __future__ import annotations
 
+import errno
 import select
 import sys
 from typing import Protocol
@@ -17,7 +18,7 @@ class Poller(Protocol):
     """Waits until descriptors can be read. ``wait`` may be called by several threads at once."""
 
     def listen(self, fd: int) -> None:
-        """Watch a listening socket, or a pipe: level-triggered, for every thread."""
+        """Watch a listening socket, a pipe or another poller: level-triggered, for every thread."""
 
     def unlisten(self, fd: int) -> None:
         """Stop watching it."""
@@ -51,7 +52,12 @@ if sys.platform == "linux":
             self._epoll = select.epoll()
 
         def listen(self, fd: int) -> None:
-            self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+            try:
+                self._epoll.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self._epoll.register(fd, select.EPOLLIN)  # another epoll takes no EPOLLEXCLUSIVE (epoll_ctl(2))
 
         def unlisten(self, fd: int) -> None:
             self._epoll.unregister(fd)

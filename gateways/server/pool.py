@@ -15,18 +15,21 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
-from gateways.apps import App
+from gateways.apps import App, Course
 from gateways.limits import Limits, Timeouts
 from gateways.server.connection import Connection
+from gateways.server.courses import Courses
 from gateways.server.errorlog import ErrorLog
 from gateways.server.poller import Poller
 
 if TYPE_CHECKING:
+    from gateways.server.exchange import Exchange
     from gateways.server.listener import Listener
 
-__all__ = ["Pool", "Task"]
+__all__ = ["TICK", "Pool", "Task"]
 
 TICK: Final = 0.001
+"""Seconds that the leader may be busy with one task before another thread takes over the poller."""
 _IDLE_TICKS: Final = 50  # the ticker goes to sleep after so many ticks in which the leader waited in the poller
 _PAUSE: Final = 0.1  # seconds without accepting when the process is out of descriptors
 _NEVER: Final = float("inf")
@@ -58,7 +61,7 @@ class Pool:
 
     def __init__(
         self, app: App, log: ErrorLog, *, threads: int, limits: Limits, timeouts: Timeouts, poller: Poller,
-        clock: Callable[[], float] = time.monotonic,
+        tick: float = TICK, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.app = app
         self.log = log
@@ -80,6 +83,8 @@ class Pool:
         self.overdue: set[int] = set()
         """Idents of threads that are to raise RequestTimeout where they wait for a peer. Changed under the guard."""
         self.stopping = False
+        self._courses: Courses | None = None
+        """Requests that hold no thread; made for the first of them."""
         self.heirs: Heirs | None = None
         """Where the worker stops and others serve on."""
         self.warned_of_heads = False
@@ -89,6 +94,8 @@ class Pool:
         self.one_shot = threads > 1
         """A connection is armed for one event only, since another thread may poll while it is served."""
         self._threads = threads
+        self._every = tick
+        """Seconds between looks whether the leader is stuck."""
         self.ready: deque[Task] = deque()
         """Tasks that the next free thread takes up."""
         self._paused: list[Listener] = []
@@ -151,36 +158,13 @@ class Pool:
         if self._polling:
             os.write(self._wake_out, b"w")
 
-    # -- for an App that waits ----------------------------------------------------------------------------------
-
-    def stand_by(self) -> tuple[int, float]:
-        """The calling thread is going to wait in poll() for something else.
-
-        Returns what it has to poll() for beside that, -1 for nothing, and for how many seconds at most. A thread that
-        leads goes on to lead: another one takes over when there is something to do, and not because of a tick. Where
-        there is a descriptor, ``go_on`` has to follow.
-        """
-        if self._threads == 1:
-            return -1, _NEVER
-        with self._mutex:
-            if self._leader is not threading.current_thread():
-                return -1, _NEVER
-            if self.ready or self.stopping:
-                self._hand_over()
-                return -1, _NEVER
-            self._polling = True
-        if self.ready:  # submitted meanwhile
-            self.go_on(ready=True)
-            return -1, _NEVER
-        return self.poller.fileno(), max(0.0, self.next_sweep - self.clock())
-
-    def go_on(self, *, ready: bool) -> None:
-        """The thread waits no more; ``ready``: what ``stand_by`` has returned can be read."""
-        with self._mutex:
-            self._polling = False
-            if ready or self.clock() >= self.next_sweep:
-                self._hand_over()
-        self._wake_ticker()
+    def take_course(self, exchange: Exchange, course: Course) -> bool:
+        """Go with a request's ``course``; returns whether it is over, else its connection resumes when it is."""
+        if self._courses is None:
+            with self._mutex:
+                if self._courses is None:
+                    self._courses = Courses(self)
+        return self._courses.begin(exchange, course)
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -205,6 +189,8 @@ class Pool:
             raise self._crash
         for thread in others:
             thread.join(1.0)
+        if self._courses is not None:
+            self._courses.close()
         self.unwatch(self._wake_in)
         os.close(self._wake_in)
         os.close(self._wake_out)
@@ -304,6 +290,8 @@ class Pool:
                     continue
                 elif connection.deadline < earliest:
                     earliest = connection.deadline
+        if self._courses is not None:
+            earliest = min(earliest, self._courses.sweep(now))
         paused, self._paused = self._paused, []
         for listener in paused:
             listener.resume()
@@ -328,6 +316,8 @@ class Pool:
             if self._crash is not None:
                 return True
             if self.connections or self.ready or len(self._parked) < self._threads - 1:
+                return False
+            if self._courses is not None and self._courses.running:
                 return False
             self._finished = True
             self._polling = False
@@ -366,7 +356,7 @@ class Pool:
         idle = 0
         while not self._finished:
             beat = self.beat
-            time.sleep(TICK)
+            time.sleep(self._every)
             if self._polling:
                 idle += 1
                 if idle >= _IDLE_TICKS:

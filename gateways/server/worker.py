@@ -28,10 +28,10 @@ from gateways.server.admission import Admission, Networks
 from gateways.server.channel import CANCEL, CONNECTION, DUE, LEAVING, READY, REOPEN, STOP, Channel, Message
 from gateways.server.errorlog import ErrorLog
 from gateways.server.listener import Listener
-from gateways.server.observed import ObservedApp
+from gateways.server.observed import ObservedApp, ObservedCourses
 from gateways.server.passing import Passing, Way
 from gateways.server.poller import make_poller
-from gateways.server.pool import Pool
+from gateways.server.pool import TICK, Pool
 from gateways.server.protocols import BehindProxy, Protocols
 from gateways.server.scoreboard import Board
 from gateways.server.stacks import attend
@@ -44,6 +44,8 @@ __all__ = ["LEAVE", "Place", "run_worker"]
 
 _BEFORE: Final = 1.5
 """Seconds before the master kills a worker that has not left, in which scripts are ended that still run."""
+_SCRIPTS_TICK: Final = 0.005
+"""Seconds, for TICK: a script costs half a millisecond by itself, and holds a thread only where its peer is slow."""
 LEAVE: Final = (signal.SIGTERM, signal.SIGQUIT)
 """What asks a worker itself to leave. Any other signal that has a handler is the application's own."""
 
@@ -76,14 +78,16 @@ def run_worker(settings: Settings, place: Place, log: ErrorLog) -> None:
     if settings.scripts is not None:
         with contextlib.closing(script_app(settings.scripts, settings.mount, log)) as scripts:
             left = max(0.0, settings.timeouts.graceful - _BEFORE)
-            serve_app(scripts, settings, place, log, leaving=lambda: scripts.end_in(left))
+            # Who waits for its script or its turn holds no thread, who waits for its peer to take the answer does.
+            threads = settings.scripts.limits.concurrency + 1
+            serve_app(scripts, settings, place, log, threads=threads, leaving=lambda: scripts.end_in(left))
         return
     application = place.application
     if application is None:
         sys.path.insert(0, os.getcwd())
         application = load(settings.app)
     app = WSGIApp(application, log, mount=settings.mount, threads=settings.threads > 1, processes=settings.workers > 1)
-    serve_app(app, settings, place, log)
+    serve_app(app, settings, place, log, threads=settings.threads)
 
 
 def script_app(scripts: Scripts, mount: str | None, log: ErrorLog) -> ScriptApp:
@@ -118,15 +122,17 @@ def script_app(scripts: Scripts, mount: str | None, log: ErrorLog) -> ScriptApp:
 
 
 def serve_app(
-    app: App, settings: Settings, place: Place, log: ErrorLog, leaving: Callable[[], None] | None = None
-) -> None:
+    app: App, settings: Settings, place: Place, log: ErrorLog, *, threads: int,
+    leaving: Callable[[], None] | None = None,
+) -> None:  # fmt: skip
     """Serve one App until told to stop; ``leaving`` is called then."""
     if settings.secret:
         app = SecretApp(app, settings.secret, log)
-    observed = ObservedApp(app, place.board, place.slot, place.access_log)
+    observe = ObservedApp if settings.scripts is None else ObservedCourses
+    observed = observe(app, place.board, place.slot, place.access_log)
     pool = Pool(
-        observed, log, threads=settings.threads, limits=settings.limits, timeouts=settings.timeouts,
-        poller=make_poller(one_shot=settings.threads > 1),
+        observed, log, threads=threads, limits=settings.limits, timeouts=settings.timeouts,
+        poller=make_poller(one_shot=threads > 1), tick=TICK if settings.scripts is None else _SCRIPTS_TICK,
     )  # fmt: skip
     ways = [way_of(sock, protocol, settings, place.admission) for protocol, sock in place.sockets]
     listeners = [Listener(pool, way.sock, way.protocol, way.connector, place.admission) for way in ways]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gateways.apps.choice import Chooser
+from gateways.apps.processes import Process
 from gateways.apps.script import ScriptApp
 from gateways.limits import ScriptLimits, Timeouts
 from gateways.testing.framing.fastcgi_records import rec
@@ -19,7 +21,10 @@ from tests.server.peers import SECONDS, Peer
 from tests.server.pools import TIMEOUTS, MemoryLog, Served, within
 from tests.servers import open_directory, require
 
-__all__ = ["HEAD", "MIB", "USER", "Root", "Sender", "alive", "answering", "pid_in", "receive", "root_directory", "rss"]
+__all__ = [
+    "HEAD", "MIB", "USER", "Root", "Sender", "alive", "answering", "has_ended", "pid_in", "receive", "root_directory",
+    "rss",
+]  # fmt: skip
 
 MIB = 1 << 20
 HEAD = ("echo Content-Type: text/plain", "echo")
@@ -101,6 +106,15 @@ def alive(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def has_ended(process: Process, seconds: float) -> bool:
+    """Wait until a script has ended, at most so long; returns whether it has."""
+    fd = process.watch_end()
+    try:
+        return bool(select.select([fd], [], [], seconds)[0]) and process.exited()
+    finally:
+        process.unwatch_end(fd)
 
 
 def pid_in(note: Path, what: str = "the script has told its pid") -> int:

@@ -14,7 +14,7 @@ import pytest
 from gateways.apps.identities import identity_of
 from gateways.apps.processes import Launcher, Process, shell_of
 from gateways.limits import ScriptLimits
-from tests.apps.scripts import Root, alive
+from tests.apps.scripts import Root, alive, has_ended
 from tests.server.pools import within
 
 
@@ -45,7 +45,7 @@ def test_a_process_from_start_to_end(launcher: Launcher, root: Root) -> None:
     process.close_stdin()
     assert read(process.stdout) == f"input b {root.directory}\n".encode()
     assert read(process.stderr) == b"error\n"
-    assert process.await_exit(5)
+    assert has_ended(process, 5)
     assert process.code is None
     assert process.reap() == process.reap() == 3
     process.close()
@@ -57,10 +57,10 @@ def test_a_group_of_its_own_is_signalled(launcher: Launcher, root: Root) -> None
     os.set_blocking(process.stdout, True)
     child = int(os.read(process.stdout, 100))
     assert os.getsid(process.pid) == os.getpgid(process.pid) == os.getpgid(child) == process.pid
-    assert not process.await_exit(0.01)
+    assert not has_ended(process, 0.01)
     process.signal(signal.SIGTERM)
     assert read(process.stdout) == b""
-    assert process.await_exit(5)
+    assert has_ended(process, 5)
     assert process.reap() == -signal.SIGTERM
     within(lambda: not alive(child), "so is its child")
     process.close()
@@ -72,7 +72,7 @@ def test_a_read_of_what_somebody_else_has_taken_does_not_wait(launcher: Launcher
         with pytest.raises(BlockingIOError):
             os.read(fd, 1)
     process.signal(signal.SIGKILL)
-    process.await_exit(5)
+    has_ended(process, 5)
     process.reap()
     process.close()
 
@@ -82,7 +82,7 @@ def test_the_script_s_own_ends_wait(launcher: Launcher, root: Root) -> None:
     flags = [int(word, 8) for word in read(process.stdout).split()[1::2]]
     assert flags
     assert not any(flag & os.O_NONBLOCK for flag in flags)
-    process.await_exit(5)
+    has_ended(process, 5)
     process.reap()
     process.close()
 
@@ -92,7 +92,7 @@ def test_signals_are_a_new_program_s(launcher: Launcher, root: Root) -> None:
     blocked, ignored = (int(mask, 16) for mask in read(process.stdout).split()[1::2])
     assert not blocked
     assert not ignored & ~(3 << 31), "32 and 33 are the C library's own"
-    process.await_exit(5)
+    has_ended(process, 5)
     process.reap()
     process.close()
 
@@ -127,7 +127,7 @@ def test_a_limit_above_the_server_s_own_is_that(root: Root) -> None:
     launcher = Launcher(ScriptLimits(open_files=hard + 1))
     process = start(launcher, root, "ulimit -n; ulimit -H -n")
     assert read(process.stdout).split() == [str(hard).encode()] * 2
-    process.await_exit(5)
+    has_ended(process, 5)
     process.reap()
     process.close()
     launcher.close()
@@ -141,7 +141,7 @@ def test_the_user_is_really_another(root: Root) -> None:
     process = launcher.start([str(path)], {}, str(root.directory), identity, stdin=False)
     assert read(process.stdout).split() == [b"65534", b"65534"]
     assert b"denied" in read(process.stderr)
-    process.await_exit(5)
+    has_ended(process, 5)
     process.reap()
     process.close()
     launcher.close()

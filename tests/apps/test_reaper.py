@@ -17,8 +17,9 @@ from gateways.apps.choice import Choice, Chooser
 from gateways.apps.processes import Identity, Launcher, Process
 from gateways.apps.script import ScriptApp
 from gateways.apps.script_response import ErrorLines
+from gateways.apps.wait import Wait
 from gateways.limits import ScriptLimits
-from tests.apps.scripts import HEAD, PASSED, USER, Root, alive, answering, pid_in
+from tests.apps.scripts import HEAD, PASSED, USER, Root, alive, answering, has_ended, pid_in
 from tests.server.peers import Peer, request
 from tests.server.pools import MemoryLog, Served, within
 from tests.servers import LOOPBACK, Server, free_port, running
@@ -198,11 +199,11 @@ def test_nor_does_what_has_the_number_of_one_that_is_reaped(root: Root) -> None:
     )  # fmt: skip
     try:
         for _ in range(2):
-            app.await_turn(choice, lambda: False)
+            list(app.await_turn(choice, Wait(), lambda: False))
             app.start({}, choice, "name", stdin=False)
         app.part(first, choice, ErrorLines(cast("Exchange", None), "name", print), 0.0)
         app.close()
-        assert second.await_exit(5), "it is killed"
+        assert has_ended(second, 5), "it is killed"
     finally:
         second.signal(signal.SIGKILL)
         second.reap()

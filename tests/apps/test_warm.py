@@ -26,7 +26,7 @@ from gateways.apps.warm_scan import is_plain, names
 from gateways.apps.warm_server import Guard, trusted
 from gateways.client.control import call
 from gateways.limits import ScriptLimits
-from tests.apps.scripts import MIB, PYTHON, USER, Root, alive, pid_in, root_directory
+from tests.apps.scripts import MIB, PYTHON, USER, Root, alive, has_ended, pid_in, root_directory
 from tests.server.peers import SECONDS, Peer, request
 from tests.server.pools import MemoryLog, Served, within
 from tests.servers import Server, running, wait_until
@@ -69,7 +69,7 @@ def finish(process: Process, body: bytes | None = None) -> Outcome:
     try:
         with ThreadPoolExecutor(2) as both:
             out, err = both.map(read, (process.stdout, process.stderr))
-        assert process.await_exit(20)
+        assert has_ended(process, 20)
         out, err = (re.sub(rb" at 0x[0-9a-f]+", b"", data) for data in (out, err))
         out = re.sub(rb"(SigIgn:(?:\t|\\t))[0-9a-f]{9}", rb"\1", out)  # 32 and 33 are the C library's own
         return Outcome((out.decode("utf-8", "replace"), err.decode("utf-8", "replace"), process.reap()))
@@ -383,9 +383,9 @@ def test_the_group_is_signalled(warm: WarmLauncher, shared: Root) -> None:
     child = int(os.read(process.stdout, 100))
     assert os.getpgid(child) == process.pid
     assert not process.exited()
-    assert not process.await_exit(0.01)
+    assert not has_ended(process, 0.01)
     process.signal(signal.SIGTERM)
-    assert process.await_exit(5)
+    assert has_ended(process, 5)
     assert process.exited()
     assert process.code is None
     assert process.reap() == process.reap() == -signal.SIGTERM

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import resource
-import select
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -18,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from gateways.apps import Exchange, WatchedExchange
+from gateways.apps import Exchange
 from gateways.limits import DEFAULT_LIMITS, Timeouts
 from gateways.server.poller import Poller, make_poller
 from gateways.server.pool import Pool
@@ -38,44 +36,6 @@ class Route:
         if exchange.request.params["REQUEST_URI"] == "/wait":
             self.gate.wait()
         reply(exchange, threading.current_thread().name.encode())
-
-
-class StandingBy:
-    """``/wait`` waits in poll() for ``wake``, everything else is answered at once, with the name of the thread."""
-
-    def __init__(self) -> None:
-        self.wake, self.waker = socket.socketpair()
-        self.looks: list[int] = []
-        """What ``stand_by`` has returned."""
-
-    def __call__(self, exchange: WatchedExchange) -> None:
-        if exchange.request.params["REQUEST_URI"] == "/wait":
-            while not self._wait(exchange):
-                pass
-        reply(exchange, threading.current_thread().name.encode())
-
-    def _wait(self, exchange: WatchedExchange) -> bool:
-        fd, seconds = exchange.stand_by()
-        self.looks.append(fd)
-        poll = select.poll()
-        poll.register(self.wake, select.POLLIN)
-        if fd >= 0:
-            poll.register(fd, select.POLLIN)
-        found = [each for each, _ in poll.poll(min(seconds, SECONDS) * 1000)]
-        if fd >= 0:
-            exchange.go_on(ready=fd in found)
-        return self.wake.fileno() in found
-
-    def close(self) -> None:
-        self.wake.close()
-        self.waker.close()
-
-
-@pytest.fixture
-def standing() -> Iterator[StandingBy]:
-    app = StandingBy()
-    yield app
-    app.close()
 
 
 class CountingPoller:
@@ -193,69 +153,6 @@ def test_short_requests_stay_with_the_leader() -> None:
         names = [peer.keep_get().body for _ in range(300)]
         changes = sum(before != after for before, after in itertools.pairwise(names))
         assert changes < 30, "threads take turns"
-
-
-def test_who_stands_by_leads_until_there_is_something_to_do(standing: StandingBy) -> None:
-    with Served(standing, threads=3) as served, served.connect() as first:
-        first.send(request("http", "/wait"))
-        within(lambda: standing.looks, "it waits")
-        leader = served.pool._leader
-        beat = served.pool.beat
-        time.sleep(0.05)  # many ticks
-        assert (served.pool._leader, served.pool.beat, len(standing.looks)) == (leader, beat, 1)
-        with served.connect() as second:
-            other = second.get().body
-        assert standing.looks[1:] == [-1], "another thread has taken over"
-        standing.waker.send(b"x")
-        assert first.answer().body != other
-
-
-def test_who_stands_by_is_through_before_anything_comes(standing: StandingBy) -> None:
-    with Served(standing, threads=3) as served:
-        names = set()
-        for number in range(1, 6):
-            with served.connect() as peer:
-                peer.send(request("http", "/wait"))
-                within(lambda n=number: len(standing.looks) == n, "it waits")  # type: ignore[misc]
-                standing.waker.send(b"x")
-                names.add(peer.answer().body)
-                standing.wake.recv(1)
-        assert len(names) < 5, "nobody had to take over"
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_all_stand_by_and_none_is_left(standing: StandingBy, threads: int) -> None:
-    with Served(standing, threads=threads) as served, contextlib.ExitStack() as stack:
-        peers = [stack.enter_context(served.connect()) for _ in range(threads + 1)]
-        for number, peer in enumerate(peers[:threads], 1):
-            peer.send(request("http", "/wait"))
-            within(lambda n=number: len(standing.looks) >= n, "it waits")  # type: ignore[misc]
-        peers[-1].send(request("http", "/"))
-        standing.waker.send(b"x")
-        assert all(peer.answer().status == 200 for peer in peers)
-
-
-def test_deadlines_are_seen_while_a_thread_stands_by(standing: StandingBy) -> None:
-    with Served(standing, threads=2, timeouts=Timeouts(head=0.1)) as served, served.connect() as late:
-        late.send(b"GET / HTTP/1.1\r\n")
-        within(lambda: served.pool.next_sweep != float("inf"), "there is a deadline")
-        with served.connect() as peer:
-            peer.send(request("http", "/wait"))
-            within(lambda: standing.looks, "it waits")
-            assert late.answer().status == 408
-            standing.waker.send(b"x")
-            assert peer.answer().status == 200
-
-
-def test_stop_while_a_thread_stands_by(standing: StandingBy) -> None:
-    with Served(standing, threads=2) as served, served.connect() as peer:
-        peer.send(request("http", "/wait"))
-        within(lambda: standing.looks, "it waits")
-        served.stop()
-        within(lambda: served.sock.fileno() < 0, "nobody listens any more")
-        standing.waker.send(b"x")
-        assert peer.answer().status == 200
-        served.thread.join(SECONDS)
 
 
 def test_one_at_a_time_polls() -> None:

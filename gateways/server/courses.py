@@ -1,0 +1,205 @@
+"""Requests that hold no thread while they wait: each is gone on with by whichever thread is free when there is news.
+
+Their descriptors are in a poller of their own, which lies in that of the pool, so that a connection may be in both.
+What it reports is a hint and no more: numbers of descriptors are used again, and events may be late. Of those that wait
+for one and the same descriptor, as their connection, the last is told; the others look when their time has come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import threading
+from typing import TYPE_CHECKING, Final
+
+from gateways.apps import Course
+from gateways.apps.wait import NEVER, Wait
+
+if TYPE_CHECKING:
+    from gateways.server.exchange import Exchange
+    from gateways.server.pool import Pool
+
+__all__ = ["Courses"]
+
+_MOST: Final = 64  # descriptors reported at a time
+_LOOK: Final = 0.05  # seconds between looks for a word of others, where a thread has to wait
+
+
+class Courses:
+    """All such requests of a pool."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.lock = threading.Lock()
+        """Held for moments: while it is told whether a course waits."""
+        self.owners: dict[int, _Course] = {}
+        """By descriptor."""
+        self.running: dict[_Course, None] = {}
+        """Those that are not over."""
+        # With one thread connections stay armed while they are served, and nobody may poll. Not every system has epoll.
+        self.epoll: select.epoll | None = select.epoll() if pool.one_shot and hasattr(select, "epoll") else None
+        if self.epoll is not None:
+            pool.watch(self.epoll.fileno(), self)
+
+    def begin(self, exchange: Exchange, course: Course) -> bool:
+        """Go with ``course`` until it waits; returns whether it is over, else its connection resumes when it is."""
+        if self.epoll is None:
+            for wait in course:
+                wait.block(max(0.0, min(_LOOK, wait.until - self.pool.clock())))
+            return True
+        return _Course(self, exchange, course).go()
+
+    def on_ready(self) -> None:
+        """Go on with whoever has news: with one here, with others in threads that are free."""
+        assert self.epoll is not None  # noqa: S101  (what is polled)
+        owners = self.owners
+        first: _Course | None = None
+        for fd, _ in self.epoll.poll(0, _MOST):
+            course = owners.get(fd)
+            if course is not None and course.claim(fd):
+                if first is None:
+                    first = course
+                else:
+                    self.pool.submit(course)
+        if first is not None:
+            first.on_ready()
+
+    def sweep(self, now: float) -> float:
+        """Go on with those whose time has come; returns when the next one's does."""
+        earliest = NEVER
+        for course in list(self.running):
+            if course.waiting:
+                if course.until <= now:
+                    course.wake()
+                elif course.until < earliest:
+                    earliest = course.until
+        return earliest
+
+    def close(self) -> None:
+        """Give the poller back; no course is left."""
+        if self.epoll is not None:
+            self.pool.unwatch(self.epoll.fileno())
+            self.epoll.close()
+
+
+class _Course:
+    """One of them."""
+
+    waiting: bool = False
+    """No thread goes with it."""
+    until: float = NEVER
+    _woken: bool = False
+    """There was news while a thread went with it."""
+    _wait: Wait | None = None
+
+    def __init__(self, courses: Courses, exchange: Exchange, steps: Course) -> None:
+        self._courses = courses
+        self._exchange = exchange
+        self._steps = steps
+        self._owned: list[int] = []
+        """Descriptors that it has had reported, ever."""
+
+    def claim(self, fd: int = -1) -> bool:
+        """There is news, of ``fd``: returns whether the caller is to have it gone on with; else it is about to look."""
+        with self._courses.lock:
+            if fd >= 0 and self._wait is not None and fd in self._wait.armed:
+                self._wait.armed[fd] = -1  # reported once
+            if self.waiting:
+                self.waiting = False
+                return True
+            self._woken = True
+            return False
+
+    def wake(self) -> None:
+        """There is news: have a thread go on."""
+        if self.claim():
+            self._courses.pool.submit(self)
+
+    def on_ready(self) -> None:
+        """Go on, and with the connection where that was all."""
+        exchange = self._exchange
+        connection = exchange.connection
+        pool = self._courses.pool
+        try:
+            over = self.go()
+        except Exception as error:  # noqa: BLE001  (a bug of the App costs its request, not the others)
+            pool.log.failure("an application failed", error)
+            over = True
+        if over:
+            try:
+                connection.resume(exchange)
+            except Exception as error:  # noqa: BLE001  (a bug of ours costs its connection, never the thread)
+                pool.log.failure("a connection failed", error)
+                connection.break_off()
+
+    def go(self) -> bool:
+        """Go on until it waits; returns whether it is over."""
+        try:
+            for wait in self._steps:
+                if self._rest(wait):
+                    return False
+        except BaseException:
+            self._steps.close()
+            self._end()
+            raise
+        self._end()
+        return True
+
+    def _rest(self, wait: Wait) -> bool:
+        """Ask for what it waits for; returns False where there is news already."""
+        courses = self._courses
+        first = self._wait is None
+        if first:
+            self._wait = wait
+            wait.waker = self.wake
+            courses.running[self] = None
+        self._arm(wait)
+        self.until = wait.until
+        with courses.lock:
+            if self._woken or wait.woken:
+                self._woken = wait.woken = False
+                return False
+            self.waiting = True
+        if self.until < courses.pool.next_sweep:  # another thread may be going on with it by now
+            courses.pool.sweep_by(self.until)
+        return True
+
+    def _arm(self, wait: Wait) -> None:
+        """Have each descriptor reported once."""
+        courses = self._courses
+        epoll = courses.epoll
+        assert epoll is not None  # noqa: S101  (else there are no courses)
+        armed = wait.armed
+        for fd, events in wait.fds.items():
+            before = armed.get(fd)
+            if before == events:
+                continue
+            courses.owners[fd] = self
+            self._owned.append(fd)
+            armed[fd] = events
+            mask = events | select.EPOLLONESHOT
+            try:
+                if before is None:
+                    epoll.register(fd, mask)
+                else:
+                    epoll.modify(fd, mask)
+            except FileExistsError:  # a kept connection, from its last request
+                epoll.modify(fd, mask)
+            except FileNotFoundError:  # another one with the same number
+                epoll.register(fd, mask)
+
+    def _end(self) -> None:
+        """It is over: nothing is reported to it any more."""
+        wait = self._wait
+        if wait is None:
+            return
+        courses = self._courses
+        courses.running.pop(self, None)
+        wait.waker = None  # no circle of references
+        with courses.lock:
+            for fd in self._owned:
+                if courses.owners.get(fd) is self:
+                    del courses.owners[fd]
+                    if fd in wait.fds and courses.epoll is not None:  # else it is closed, and gone from there by that
+                        with contextlib.suppress(OSError):
+                            courses.epoll.unregister(fd)

@@ -246,9 +246,10 @@ class Pump:
         Returns whether it has ended. Ends of pipes that nobody writes to any more are closed.
         """
         deadline = self._clock() + seconds
-        if self._sink.ended:  # nobody waits: the ends of the pipes come with that of the script
+        process = self._process
+        if self._sink.ended and (process.stdout >= 0 or process.stderr >= 0):  # nobody waits: they end with the script
             yield from self._take_rest(deadline)
-        ended = self._process.exited()
+        ended = process.exited()
         if not ended:
             ended = yield from self._await_end(deadline)
         self._take_now()
@@ -292,6 +293,8 @@ class Pump:
     def _take_now(self) -> None:
         """Take what has come of standard error, and throw away what has of standard output."""
         process = self._process
+        if process.stdout < 0 and process.stderr < 0:
+            return
         for fd in (process.stderr, process.stdout):
             for _ in range(_BLOCKS):
                 data = read_now(fd, BLOCK) if fd >= 0 else None

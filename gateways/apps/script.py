@@ -260,6 +260,7 @@ class _Run:
                 self._response.pass_redirect_on()
                 return
             stdin = False
+            self._response.begin()
         raise Failed(502, f"more than {REDIRECTS} local redirects, at last to {choice.path}")
 
     def _script(self, params: Mapping[str, str], choice: Choice, *, stdin: bool) -> Course:
@@ -282,7 +283,6 @@ class _Run:
     def _attend(self, process: Process, choice: Choice) -> Generator[Wait, None, float]:
         """Move bytes until the script has answered; returns until when it may run on. Raises Failed, PeerClosed."""
         response = self._response
-        response.begin()
         pump = Pump(self._exchange, process, response, self._app.limits, self._wait)
         if self._app.limits.script_timeout:
             self._exchange.write_by(pump.deadline)

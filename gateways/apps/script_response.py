@@ -122,7 +122,7 @@ class ScriptResponse:
         self.begin()
 
     def begin(self) -> None:
-        """A script is to answer."""
+        """Another script is to answer."""
         self.redirect = ""
         self._parser: HeadParser | None = HeadParser("cgi", self._stream, HEAD)
         self.lines = ErrorLines(self._exchange, self._name, self._tell)

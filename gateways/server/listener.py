@@ -68,7 +68,7 @@ class Listener:
             except Exception as error:  # noqa: BLE001  (a bug of ours costs its connection, not the listener)
                 pool.log.failure("a connection failed", error)
                 connection.break_off()
-            if pool.ready:
+            if pool.ready or pool.waits:  # the poller tells of these, too, and costs no more than one accept too many
                 return
 
     def _complain(self, error: OSError) -> None:

@@ -158,6 +158,11 @@ class Pool:
         if self._polling:
             os.write(self._wake_out, b"w")
 
+    @property
+    def waits(self) -> bool:
+        """There are requests that hold no thread."""
+        return self._courses is not None and bool(self._courses.running)
+
     def take_course(self, exchange: Exchange, course: Course) -> bool:
         """Go with a request's ``course``; returns whether it is over, else its connection resumes when it is."""
         if self._courses is None:
@@ -317,7 +322,7 @@ class Pool:
                 return True
             if self.connections or self.ready or len(self._parked) < self._threads - 1:
                 return False
-            if self._courses is not None and self._courses.running:
+            if self.waits:
                 return False
             self._finished = True
             self._polling = False

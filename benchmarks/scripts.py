@@ -81,6 +81,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--wrk", default="wrk", metavar="COMMAND")
     parser.add_argument("--cc", default="cc", metavar="COMMAND")
     parser.add_argument("--connections", type=int, nargs="+", choices=range(1, 21), default=[1, 4], metavar="1..20")
+    parser.add_argument("--workers", type=int, choices=range(1, 21), default=1, metavar="1..20", help="of gateways")
     parser.add_argument("--rounds", type=int, choices=range(1, 21), default=9, metavar="1..20")
     parser.add_argument("--seconds", type=int, choices=range(1, 61), default=1, metavar="1..60")
     found = parser.parse_args()
@@ -100,6 +101,7 @@ def serve(stack: contextlib.ExitStack, found: argparse.Namespace, server: str, r
     if server == "gateways":
         user = ("--user", "nobody") if is_root else ()
         command = [found.gateways, "scripts", "--root", root, "--fastcgi", sock, "--socket-mode", "666", *user]
+        command += ["--workers", found.workers]
     else:
         command = [*(NOBODY if is_root else ()), found.fcgiwrap, "-c", connections, "-s", f"unix:{sock}"]
     shell = ["sh", "-c", f'umask 0; {group.joined}exec "$@"', "sh", *map(str, command)]
@@ -152,7 +154,9 @@ def main() -> None:
     found = options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     version = subprocess.check_output([found.gateways, "--version"], text=True).strip()
-    print(f"{version}; fcgiwrap -c CONNECTIONS; medians of {found.rounds} x {found.seconds} s")
+    print(
+        f"{version}, --workers {found.workers}; fcgiwrap -c CONNECTIONS; medians of {found.rounds} x {found.seconds} s"
+    )
     print(f"\n{'':12} {'CPU us/request':>20} {'ratio':>8} {'requests/s':>20} {'ratio':>8}")
     print(f"{'connections':12} {'gateways':>10}{'fcgiwrap':>10} {'':8} {'gateways':>10}{'fcgiwrap':>10}")
     for connections in found.connections:

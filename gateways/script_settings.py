@@ -61,7 +61,7 @@ class Scripts:
 
     @property
     def threads(self) -> int:
-        """One for each request that runs or waits, and one that tells the others that there is no room."""
+        """Room on the scoreboard: for each request that runs or waits, and one that hears that there is no more."""
         return self.limits.concurrency + self.limits.queue + 1
 
 

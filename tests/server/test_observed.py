@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -16,14 +17,15 @@ from typing import Any
 
 import pytest
 
-from gateways.apps import App, Exchange
+from gateways.apps import App, Course, Exchange, WatchedExchange
+from gateways.apps.wait import Wait
 from gateways.apps.wsgi import WSGIApp
 from gateways.codecs.events import ResponseHead
 from gateways.errors import RequestTimeout
 from gateways.server.accesslog import AccessLog
 from gateways.server.exchange import Exchange as ServersExchange
 from gateways.server.logfiles import LogTarget, open_target
-from gateways.server.observed import ObservedApp, queue_time
+from gateways.server.observed import ObservedApp, ObservedCourses, queue_time
 from gateways.server.scoreboard import BUCKETS, Board, Row
 from gateways.testing.framing.fastcgi_records import request as fastcgi_request
 from tests.server.peers import PROTOCOLS, request
@@ -656,3 +658,82 @@ def test_an_interrupter_that_interrupts_before_the_application() -> None:
         within(lambda: seen.row().done == 1, "it is over")
         assert seen.counted() == {("http", "other"): 1}
         assert steps.calls == ["left"]
+
+
+# -- requests that hold no thread -------------------------------------------------------------------------------------
+
+
+class Together:
+    """Requests that wait, without a thread, until ``go`` is called."""
+
+    def __init__(self, slots: int) -> None:
+        self.board = Board(1, slots)
+        self.board.clear(0)
+        self.log = Records()
+        self.observed = ObservedCourses(self._course, self.board, 0, AccessLog(self.log, "json"))
+        self._waits: list[Wait] = []
+
+    def _course(self, exchange: WatchedExchange) -> Course:
+        wait = Wait()
+        self._waits.append(wait)
+        yield wait
+        reply(exchange, b"together", "201 Created")
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waits)
+
+    @property
+    def busy(self) -> list[str]:
+        return [row.line for row in self.board.rows(0) if row.busy]
+
+    def go(self) -> None:
+        for wait in self._waits:
+            wait.wake()
+        self._waits.clear()
+
+
+def test_each_request_without_a_thread_has_a_slot() -> None:
+    """Those beyond the slots are counted, when they are over."""
+    app = Together(4)
+    with Served(app.observed, threads=2) as served, contextlib.ExitStack() as stack:
+        for round_ in range(3):
+            peers = [stack.enter_context(served.connect()) for _ in range(6)]
+            for number, peer in enumerate(peers, 1):
+                peer.send(request("http", f"/{number}"))
+                within(lambda n=number: app.waiting == n, "it waits")  # type: ignore[misc]
+                assert sorted(app.busy) == [f"GET /{n}" for n in range(1, min(number, 3) + 1)]
+            assert {row.ident for row in app.board.rows(0)} == {1}, "of no thread"
+            app.go()
+            assert all(peer.answer().status == 201 for peer in peers)
+            within(lambda r=round_: sum(row.done for row in app.board.rows(0)) == 6 * (r + 1), "all have ended")  # type: ignore[misc]
+            assert app.busy == []
+    assert sum(app.board.times()["http", "2xx"].counts) == 18
+    assert [line["status"] for line in app.log.found] == [201] * 18
+
+
+def test_a_request_without_a_thread_that_fails_gives_its_slot_back() -> None:
+    board = Board(1, 2)
+    board.clear(0)
+
+    def app(exchange: WatchedExchange) -> Course | None:
+        if exchange.request.params["REQUEST_URI"] == "/none":
+            reply(exchange, b"at once")
+            return None
+        wait = Wait()
+        wait.until = 0.0
+        return fails(wait)
+
+    def fails(wait: Wait) -> Course:
+        yield wait
+        raise LookupError("on purpose")
+
+    with Served(ObservedCourses(app, board, 0, None), threads=2, failures=[LookupError] * 3) as served:
+        for _ in range(3):
+            with served.connect() as peer:
+                peer.send(request("http", "/"))
+                peer.read()
+            with served.connect() as peer:
+                assert peer.get("/none").body == b"at once"
+    assert board.rows(0)[0].done == 6
+    assert sum(board.times()["http", "other"].counts) == 3

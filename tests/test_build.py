@@ -5,6 +5,7 @@ tests/run sets GATEWAYS_EXPECT_BUILD, so that neither build can be tested twice 
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import sys
@@ -63,5 +64,10 @@ def test_it_is_the_build_that_was_asked_for() -> None:
     if expected == "compiled":
         assert scgi.__file__.endswith(tuple(EXTENSION_SUFFIXES))
         assert PACKAGE.parent == Path(sysconfig.get_path("platlib")), "not the installed package"
+        libraries = [ctypes.CDLL(str(path)) for path in PACKAGE.parent.glob("*__mypyc.*.so")]
+        assert any(hasattr(library, f"PyInit_{Path(library._name).name.split('.')[0]}") for library in libraries)
+        if sys.platform == "linux":
+            inside = "CPyDef_pool___Pool___run"
+            assert not any(hasattr(library, inside) for library in libraries), "hatch_build.py has had no effect"
     else:
         assert scgi.__file__.endswith(".py")

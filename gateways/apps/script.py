@@ -204,6 +204,19 @@ class ScriptApp:
         return self._log
 
 
+class _Notes:
+    """What is told of one request. It does not know the run, which knows it: no circle is left to the collector."""
+
+    def __init__(self, log: Log, exchange: Exchange, name: str) -> None:
+        self._log = log
+        self._exchange = exchange
+        self._name = name
+
+    def tell(self, message: str) -> None:
+        """Say something."""
+        self._log.notice(self._exchange, f"[{self._name}] {message}")
+
+
 class _Run:
     """One request, and the scripts that it leads to."""
 
@@ -213,11 +226,9 @@ class _Run:
         self._exchange = exchange
         self._name = app.name(exchange.request.params)
         self._wait = Wait()
+        self.tell = _Notes(app.log, exchange, self._name).tell
+        """Says something about this request."""
         self._response = ScriptResponse(exchange, self._name, self.tell)
-
-    def tell(self, message: str) -> None:
-        """Say something about this request."""
-        self._log.notice(self._exchange, f"[{self._name}] {message}")
 
     def run(self) -> Course:
         """Answer the request."""

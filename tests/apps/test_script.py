@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from gateways.limits import ScriptLimits
 from gateways.testing.framing.fastcgi_records import begin, pairs, rec
 from tests.apps.scripts import HEAD, Root, answering
 from tests.server.peers import PROTOCOLS, request
+from tests.server.pools import within
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -216,6 +218,28 @@ def test_a_local_redirect_that_leads_to_no_script_is_the_client_s(root: Root, lo
         assert b"\r\nLocation: " + location.encode() + b"\r\n" in answer.head
         assert peer.get("/first").status == 302
         assert served.log.lines == []
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_nothing_is_left_to_the_garbage_collector(root: Root, protocol: str) -> None:
+    root.sh("plain", *HEAD, "cat")
+    with answering(root, protocol) as (served, _):
+        try:
+            for number in range(4):
+                if number == 2:  # what the first requests make is kept
+                    gc.collect()
+                    gc.disable()
+                with served.connect() as peer:
+                    assert peer.get("/plain", b"the body").body == b"the body"
+                within(lambda: not served.pool.waits, "it is over")
+            gc.set_debug(gc.DEBUG_SAVEALL)
+            gc.collect()
+            kinds = {type(each).__name__ for each in gc.garbage}
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+        assert not kinds & {"Exchange", "Request", "Process", "ScriptResponse", "Wait", "generator"}
 
 
 def test_redirects_are_bounded(root: Root, note: Path) -> None:

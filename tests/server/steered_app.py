@@ -47,8 +47,13 @@ def sleep() -> None:
 
 
 def hold_interpreter() -> None:
-    """In C, for minutes: nothing else of the process runs meanwhile."""
-    sum(range(1 << 36))
+    """In C, for ever: nothing else of the process runs meanwhile. It waits there, as the CPU has enough to do."""
+    import ctypes
+
+    mutex = ctypes.create_string_buffer(256)  # of zeros, as PTHREAD_MUTEX_INITIALIZER; no signal ends the wait for it
+    lock = ctypes.PyDLL(None).pthread_mutex_lock  # PyDLL: what it calls keeps the interpreter
+    lock(mutex)
+    lock(mutex)
 
 
 def refuse_to_end() -> None:
@@ -56,7 +61,8 @@ def refuse_to_end() -> None:
     until = time.monotonic() + 60
     while time.monotonic() < until:
         with contextlib.suppress(BaseException):
-            loop()
+            while True:
+                time.sleep(0.01)
 
 
 def nap() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import re
@@ -68,8 +69,12 @@ def sleep_for_ever() -> None:
         time.sleep(1000)
 
 
-def sum_for_ever() -> None:
-    sum(range(10**15))  # holds the GIL
+def hold_for_ever() -> None:
+    """In C that has the GIL and looks at no signal, like a long sum; but the CPU has enough to do."""
+    mutex = ctypes.create_string_buffer(256)  # of zeros, as PTHREAD_MUTEX_INITIALIZER; no signal ends the wait for it
+    lock = ctypes.PyDLL(None).pthread_mutex_lock  # PyDLL: what it calls keeps the GIL
+    lock(mutex)
+    lock(mutex)
 
 
 def match_for_ever() -> None:
@@ -91,8 +96,8 @@ def wait_on_a_lock_for_ever() -> None:
     lock.acquire()
 
 
-ALONE = [sum_for_ever, match_for_ever, multiply_for_ever]
-"""Nobody else comes to run: its thread cannot answer, and the CPU is busy for as long as that is waited for."""
+ALONE = [hold_for_ever, match_for_ever, multiply_for_ever]
+"""Nobody else comes to run: its thread cannot answer, and some keep the CPU busy for as long as that is waited for."""
 STUCK = [sleep_for_ever, *ALONE, loop_for_ever, wait_on_a_lock_for_ever]
 
 
@@ -184,7 +189,7 @@ def test_who_writes(stacks: StackFile) -> None:
 
     def body() -> None:
         os.read(go, 1)
-        sum_for_ever()
+        hold_for_ever()
 
     with listening(stacks, body, thread=True) as pid:
         start = time.monotonic()
@@ -195,9 +200,9 @@ def test_who_writes(stacks: StackFile) -> None:
             assert not stacks._signalled
         assert time.monotonic() - start < 5.0
         os.write(tell, b"g")
-        dump_with(stacks, pid, "in sum_for_ever", hurry=True)
+        dump_with(stacks, pid, "in hold_for_ever", hurry=True)
         start = time.monotonic()
-        assert "in sum_for_ever" in dump(stacks, pid)
+        assert "in hold_for_ever" in dump(stacks, pid)
         assert stacks._signalled
         assert 0.9 < time.monotonic() - start < 5.0
     os.close(go)

@@ -91,6 +91,7 @@ LIGHTTPD = {
     "response.broken.line": "ignored",
 }
 CRASH = 'FATAL: bug condition "c_empty(ic)" matched at src/stconn.c'
+LATE = "502 where it sends the next request before it has seen the end; it tries again only if told to (retry-on)"
 HAPROXY_FASTCGI = {
     "params.query.none": "it is not sent",
     "params.header.repeated": "two parameters",
@@ -105,6 +106,8 @@ HAPROXY_FASTCGI = {
     "response.broken.status": "99 for the client",
     "response.broken.cut": CRASH,
     "response.broken.length.long": "it hangs until its own timeout",
+    "keep.closed": LATE,
+    "keep.failed": LATE,
     "answer.packets.*": CRASH,
     "answer.stderr.large": CRASH,
     "answer.bad.version": "not looked at",

@@ -213,11 +213,8 @@ class _Run:
         self._exchange = exchange
         self._name = app.name(exchange.request.params)
         self._wait = Wait()
-        self._response = ScriptResponse(exchange, self._name, self.tell)
-
-    def tell(self, message: str) -> None:
-        """Say something about this request."""
-        self._log.notice(self._exchange, f"[{self._name}] {message}")
+        self._tell = teller(app.log, exchange, self._name)
+        self._response = ScriptResponse(exchange, self._name, self._tell)
 
     def run(self) -> Course:
         """Answer the request."""
@@ -225,13 +222,13 @@ class _Run:
         try:
             yield from self._answer()
         except (Failed, ScriptRefused) as refused:  # a name has one type for mypyc
-            self.tell(f"{refused.status}: {refused.reason}")
+            self._tell(f"{refused.status}: {refused.reason}")
             response.fail(refused.status)
         except (PeerClosed, LocalProtocolError) as gone:
-            self.tell(str(gone))
+            self._tell(str(gone))
             response.give_up()
         except (BodyError, RemoteProtocolError) as broken:
-            self.tell(str(broken))
+            self._tell(str(broken))
             response.fail(broken.status_hint)
         except Exception as error:  # noqa: BLE001  (a bug of ours costs its request, never the thread)
             self._log.exception(self._exchange, f"[{self._name}] the script's request failed", error)
@@ -297,7 +294,7 @@ class _Run:
         # Whose output others hold is not reaped before its group has been signalled.
         code = process.reap() if exited and process.stdout < 0 else None
         if pump.left_behind:
-            self.tell(f"{choice.path} has ended, and what it has started holds its standard output: that is killed")
+            self._tell(f"{choice.path} has ended, and what it has started holds its standard output: that is killed")
         response.finish(choice.path, code, cut=pump.late > 0)
         return 0.0 if pump.left_behind else pump.deadline
 
@@ -312,3 +309,12 @@ class _Run:
         poll.register(exchange.fileno(), events)
         found = poll.poll(0)
         return exchange.hear(found[0][1] if found else 0)
+
+
+def teller(log: Log, exchange: WatchedExchange, name: str) -> Callable[[str], None]:
+    """Return what says something about a request; as a method of its run it would close a circle of references."""
+
+    def tell(message: str) -> None:
+        log.notice(exchange, f"[{name}] {message}")
+
+    return tell

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
 import pytest
 
 from gateways.apps.pump import Failed
+from gateways.apps.script_response import ScriptResponse
 from gateways.limits import ScriptLimits
 from gateways.testing.framing.fastcgi_records import begin, pairs, rec
 from tests.apps.scripts import HEAD, Root, answering
@@ -225,3 +227,21 @@ def test_redirects_are_bounded(root: Root, note: Path) -> None:
             assert peer.get("/around").status == 502
         served.log.only("10 local redirects")
     assert note.read_text().count("x") == 11
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_nothing_of_a_request_waits_for_the_garbage_collector(root: Root, protocol: str) -> None:
+    root.sh("plain", *HEAD, "cat")
+    root.sh("bad", "echo oops >&2", "exit 3")
+    root.sh("away", "echo Location: /plain", "echo")
+    gc.collect()
+    gc.disable()
+    try:
+        with answering(root, protocol) as (served, _):
+            for path in ("/plain", "/bad", "/away", "/none") * 3:
+                with served.connect() as peer:
+                    peer.get(path, b"a body")
+            left = sum(type(each) is ScriptResponse for each in gc.get_objects())
+            assert left <= 4, "what the threads have done last may be there"
+    finally:
+        gc.enable()

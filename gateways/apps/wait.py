@@ -59,5 +59,6 @@ class Wait:
     def wake(self) -> None:
         """Have the course go on; from any thread."""
         self.woken = True
-        if self.waker is not None:
-            self.waker()
+        waker = self.waker
+        if waker is not None:
+            waker()

@@ -1,8 +1,8 @@
 """Requests that hold no thread while they wait: each is gone on with by whichever thread is free when there is news.
 
 Their descriptors are in a poller of their own, which lies in that of the pool, so that a connection may be in both.
-What it reports is a hint and no more: numbers of descriptors are used again, and events may be late. Of those that wait
-for one and the same descriptor, as their connection, the last is told; the others look when their time has come.
+What it reports is a hint and no more: numbers of descriptors are used again, and events may be late. Several may wait
+for one and the same descriptor, as their connection: it is armed for all of them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Courses"]
 
+GONE: Final = select.POLLHUP | select.POLLERR  # reported whatever is asked for
 _MOST: Final = 64  # descriptors reported at a time
 _LOOK: Final = 0.05  # seconds between looks for a word of others, where a thread has to wait
 
@@ -31,9 +32,9 @@ class Courses:
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.lock = threading.Lock()
-        """Held for moments: while it is told whether a course waits."""
-        self.owners: dict[int, _Course] = {}
-        """By descriptor."""
+        """Held for moments: while it is told whether a course waits, and what it waits for."""
+        self.owners: dict[int, tuple[_Course, ...]] = {}
+        """By descriptor. Changed under the lock."""
         self.running: dict[_Course, None] = {}
         """Those that are not over."""
         # With one thread connections stay armed while they are served, and nobody may poll. Not every system has epoll.
@@ -54,9 +55,10 @@ class Courses:
         assert self.epoll is not None  # noqa: S101  (what is polled)
         owners = self.owners
         first: _Course | None = None
-        for fd, _ in self.epoll.poll(0, _MOST):
-            course = owners.get(fd)
-            if course is not None and course.claim(fd):
+        for fd, events in self.epoll.poll(0, _MOST):
+            for course in owners.get(fd, ()):
+                if not course.claim(fd, events):
+                    continue
                 if first is None:
                     first = course
                 else:
@@ -96,14 +98,18 @@ class _Course:
         self._courses = courses
         self._exchange = exchange
         self._steps = steps
-        self._owned: list[int] = []
+        self._owned: set[int] = set()
         """Descriptors that it has had reported, ever."""
 
-    def claim(self, fd: int = -1) -> bool:
+    def claim(self, fd: int = -1, events: int = 0) -> bool:
         """There is news, of ``fd``: returns whether the caller is to have it gone on with; else it is about to look."""
         with self._courses.lock:
-            if fd >= 0 and self._wait is not None and fd in self._wait.armed:
-                self._wait.armed[fd] = -1  # reported once
+            if fd >= 0 and self._wait is not None:
+                armed = self._wait.armed.get(fd, -1)
+                if armed >= 0:
+                    if not events & (armed | GONE):  # for others that wait for it
+                        return False
+                    self._wait.armed[fd] = -1  # reported once
             if self.waiting:
                 self.waiting = False
                 return True
@@ -139,8 +145,10 @@ class _Course:
                 if self._rest(wait):
                     return False
         except BaseException:
-            self._steps.close()
-            self._end()
+            try:
+                self._steps.close()
+            finally:
+                self._end()
             raise
         self._end()
         return True
@@ -166,27 +174,44 @@ class _Course:
 
     def _arm(self, wait: Wait) -> None:
         """Have each descriptor reported once."""
-        courses = self._courses
-        epoll = courses.epoll
-        assert epoll is not None  # noqa: S101  (else there are no courses)
         armed = wait.armed
         for fd, events in wait.fds.items():
             before = armed.get(fd)
-            if before == events:
-                continue
-            courses.owners[fd] = self
-            self._owned.append(fd)
-            armed[fd] = events
-            mask = events | select.EPOLLONESHOT
-            try:
-                if before is None:
-                    epoll.register(fd, mask)
-                else:
-                    epoll.modify(fd, mask)
-            except FileExistsError:  # a kept connection, from its last request
-                epoll.modify(fd, mask)
-            except FileNotFoundError:  # another one with the same number
+            if before != events:
+                with self._courses.lock:
+                    self._ask_for(wait, fd, events, new=before is None)
+
+    def _ask_for(self, wait: Wait, fd: int, events: int, *, new: bool) -> None:
+        """Have one reported, with the lock held: to all that wait for it."""
+        courses = self._courses
+        epoll = courses.epoll
+        assert epoll is not None  # noqa: S101  (else there are no courses)
+        owners = courses.owners.get(fd, ())
+        wait.armed[fd] = events
+        mask = events | select.EPOLLONESHOT
+        if owners != (self,):
+            self._owned.add(fd)
+            others = [other for other in owners if other is not self and other.waits_for(fd)]
+            courses.owners[fd] = (self, *others)
+            for other in others:
+                mask |= other.asks_for(fd)
+        try:
+            if new:
                 epoll.register(fd, mask)
+            else:
+                epoll.modify(fd, mask)
+        except FileExistsError:  # a connection: from its last request, or from another one's
+            epoll.modify(fd, mask)
+        except FileNotFoundError:  # another one with the same number
+            epoll.register(fd, mask)
+
+    def waits_for(self, fd: int) -> bool:
+        """``fd`` is still that which it has had reported; else the number may be another one's."""
+        return self._wait is not None and fd in self._wait.fds
+
+    def asks_for(self, fd: int) -> int:
+        """Return what of ``fd`` is still to be reported to it."""
+        return max(0, self._wait.armed.get(fd, 0)) if self._wait is not None else 0
 
     def _end(self) -> None:
         """It is over: nothing is reported to it any more."""
@@ -198,8 +223,11 @@ class _Course:
         wait.waker = None  # no circle of references
         with courses.lock:
             for fd in self._owned:
-                if courses.owners.get(fd) is self:
+                owners = courses.owners.get(fd, ())
+                if owners == (self,):
                     del courses.owners[fd]
                     if fd in wait.fds and courses.epoll is not None:  # else it is closed, and gone from there by that
                         with contextlib.suppress(OSError):
                             courses.epoll.unregister(fd)
+                elif self in owners:
+                    courses.owners[fd] = tuple([other for other in owners if other is not self])

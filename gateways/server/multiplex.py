@@ -236,6 +236,8 @@ class MultiplexConnection(Connection):
         if self.exchanges:
             if self.reading or over:
                 return
+            if self.pool.heirs is not None:  # what comes now is for another worker, who gets it when all is answered
+                return
             for exchange in self.exchanges.values():
                 if not exchange.body.ended or not exchange.request.keep:
                     return  # its thread reads on, and settles when it has answered

@@ -81,6 +81,23 @@ def test_a_web_server_that_sends_no_more_once_it_is_answered(root: Root, protoco
         assert peer.answer().body == b"x" * size
 
 
+@pytest.mark.parametrize("tcp", [False, True])
+def test_a_body_beside_another_request_on_its_connection(root: Root, tcp: bool) -> None:
+    """Neither that nor its end makes the body slower."""
+    root.sh("count", *HEAD, "wc -c")
+    root.sh("other", *HEAD, "sleep 0.5", "echo other")
+    size = 4 * MIB
+    with answering(root, "fastcgi", tcp=tcp) as (served, app), served.connect() as peer:
+        peer.send(head_of("fastcgi", "/count", length=size, keep=True))
+        within(lambda: app.turns.taken == 1, "it has begun")
+        peer.send(request("fastcgi", "/other", keep=True, stream=2))
+        assert peer.next_answer()[1].body == b"other\n"
+        start = time.monotonic()
+        Sender(peer, size).join()
+        assert int(peer.next_answer()[1].body) == size
+        assert time.monotonic() - start < 5
+
+
 def test_a_web_server_that_reads_nothing_before_all_is_sent(root: Root) -> None:
     """Its script has much to say on its standard error."""
     root.python("noisy", "os.write(1, b'A: b\\n\\n')", "for i in range(9000):\n os.write(2, b'e' * 99 + b'\\n')",

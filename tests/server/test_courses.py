@@ -15,6 +15,7 @@ import pytest
 from gateways.apps import Course, WatchedExchange
 from gateways.apps.wait import Wait
 from gateways.limits import Timeouts
+from gateways.server.courses import Courses
 from gateways.testing.framing.fastcgi_records import ABORT, rec
 from tests.server.peers import PROTOCOLS, SECONDS, request
 from tests.server.pools import Served, reply, within
@@ -76,10 +77,14 @@ def waiting() -> Iterator[Waiting]:
     app.close()
 
 
+def courses(served: Served) -> Courses:
+    assert served.pool._courses is not None
+    return served.pool._courses
+
+
 def running(served: Served) -> int:
     """How many courses are under way."""
-    courses = served.pool._courses
-    return len(courses.running) if courses is not None else 0
+    return len(courses(served).running) if served.pool._courses is not None else 0
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -212,6 +217,68 @@ def test_numbers_of_descriptors_are_used_again() -> None:
         assert time.monotonic() - start < SECONDS / 2, "nobody was found by a deadline alone"
 
 
+def test_all_that_wait_for_one_descriptor_are_told() -> None:
+    """And who waits for something else there, or has ended, is in nobody's way."""
+    ours, theirs = socket.socketpair()
+    looks: list[str] = []
+
+    def app(exchange: WatchedExchange) -> Course:
+        uri = exchange.request.params["REQUEST_URI"]
+        wait = Wait()
+        wait.add(ours.fileno(), select.POLLRDHUP if uri == "/end" else select.POLLIN)
+        looks.append(uri)
+        if uri == "/late":
+            wait.until = 0.0
+            yield wait
+            wait.until = float("inf")
+        while not wait.look():
+            yield wait
+            looks.append(uri)
+        reply(exchange, uri.encode())
+
+    with ours, theirs, Served(app, threads=2) as served, contextlib.ExitStack() as stack:
+        peers = {uri: stack.enter_context(served.connect()) for uri in ("/one", "/two", "/late", "/end")}
+        for number, (uri, peer) in enumerate(peers.items(), 1):
+            peer.send(request("http", uri))
+            within(lambda n=number: running(served) == n, "it waits")  # type: ignore[misc]
+        theirs.send(b"x")
+        for uri in ("/one", "/two", "/late"):
+            assert peers[uri].answer().body == uri.encode()
+        assert looks.count("/end") == 1, "nobody is woken for what he does not wait for"
+        ours.recv(1)
+        with served.connect() as again:
+            again.send(request("http", "/one"))
+            within(lambda: running(served) == 2, "it waits")
+            theirs.shutdown(socket.SHUT_WR)
+            assert again.answer().status == peers["/end"].answer().status == 200
+
+
+def test_what_was_waited_for_is_forgotten() -> None:
+    """However often: a script may write for days."""
+    owned: list[int] = []
+
+    def app(exchange: WatchedExchange) -> Course:
+        first, out = os.pipe()
+        wait = Wait()
+        wait.add(first, select.POLLIN)
+        for _ in range(100):
+            os.write(out, b"x")
+            yield wait
+            os.read(first, 1)
+        [course] = courses(served).running
+        owned.append(len(course._owned))
+        wait.clear()
+        os.close(first)
+        os.close(out)
+        reply(exchange, b"done")
+
+    with Served(app, threads=2) as served:
+        with served.connect() as peer:
+            assert peer.get().body == b"done"
+        assert owned == [1]
+        within(lambda: not courses(served).owners, "nothing is left")
+
+
 @pytest.mark.parametrize("protocol", ["http", "fastcgi"])
 def test_its_own_connection(protocol: str) -> None:
     """A client that leaves, or aborts, while something else is waited for."""
@@ -289,6 +356,25 @@ def test_what_cannot_be_waited_for_ends_the_course() -> None:
             peer.send(request("http", "/"))
             assert peer.read() == b""
         assert closed == [True]
+        assert not running(served)
+
+
+def test_one_that_does_not_want_to_end_is_ended_all_the_same() -> None:
+    def app(_: WatchedExchange) -> Course:
+        wait = Wait()
+        yield wait
+        wait.fds[10_000] = select.POLLIN
+        with contextlib.suppress(GeneratorExit):
+            yield wait
+        yield wait
+
+    with Served(app, threads=2, failures=[RuntimeError]) as served:
+        with served.connect() as peer:
+            peer.send(request("http", "/"))
+            within(lambda: running(served), "it waits")
+            for course in courses(served).running:
+                course.wake()
+            assert peer.read() == b""
         assert not running(served)
 
 

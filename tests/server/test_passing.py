@@ -123,6 +123,31 @@ def test_connection_is_given_when_its_request_is_answered(protocol: str, threads
         heirs.close()
 
 
+def test_what_comes_while_requests_are_served_is_left_to_others() -> None:
+    """Else a connection that is never idle would stay until it is cut."""
+    gate = Gate()
+
+    def app(exchange: Exchange) -> None:
+        gate.wait()
+        reply(exchange, b"late")
+
+    with Served(app, "fastcgi", threads=4) as served, served.connect() as peer:
+        peer.send(request("fastcgi", keep=True))
+        gate.await_waiting(1)
+        heirs = Heirs()
+        served.pool.stop(heirs)
+        peer.send(request("fastcgi", keep=True, stream=2))  # for which it has been armed before
+        gate.await_waiting(2)
+        third = request("fastcgi", keep=True, stream=3)
+        peer.send(third)
+        gate.open()
+        assert len(peer.answers(2)) == 2
+        within(lambda: heirs.given, "it is given", 5)
+        assert heirs.given[0].recv(65_536) == third
+        ended(served)
+        heirs.close()
+
+
 @EVERY
 @THREADS
 def test_connections_that_nobody_has_accepted_are_given_with_what_they_have_sent(protocol: str, threads: int) -> None:

@@ -56,15 +56,29 @@ class Courses:
         owners = self.owners
         first: _Course | None = None
         for fd, events in self.epoll.poll(0, _MOST):
+            left = 0
             for course in owners.get(fd, ()):
-                if not course.claim(fd, events):
-                    continue
-                if first is None:
-                    first = course
-                else:
-                    self.pool.submit(course)
+                if course.claim(fd, events):
+                    if first is None:
+                        first = course
+                    else:
+                        self.pool.submit(course)
+                left |= course.asks_for(fd)
+            if left:
+                self._arm_again(fd)
         if first is not None:
             first.on_ready()
+
+    def _arm_again(self, fd: int) -> None:
+        """What has been reported was not for all that wait for ``fd``."""
+        assert self.epoll is not None  # noqa: S101  (what is polled)
+        with self.lock:
+            mask = 0
+            for course in self.owners.get(fd, ()):
+                mask |= course.asks_for(fd)
+            if mask:
+                with contextlib.suppress(OSError):  # it is closed by now
+                    self.epoll.modify(fd, mask | select.EPOLLONESHOT)
 
     def sweep(self, now: float) -> float:
         """Go on with those whose time has come; returns when the next one's does."""

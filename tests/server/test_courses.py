@@ -375,7 +375,7 @@ def test_one_that_does_not_want_to_end_is_ended_all_the_same() -> None:
         with served.connect() as peer:
             peer.send(request("http", "/"))
             within(lambda: running(served), "it waits")
-            for course in courses(served).running:
+            for course in list(courses(served).running):
                 course.wake()
             assert peer.read() == b""
         assert not running(served)

@@ -110,13 +110,15 @@ def load_apart(settings: Settings) -> None:
         if stream is not None:
             stream.flush()
     ours, theirs = os.pipe()
+    # An interrupt in the middle of fork() would be lost: what other modules do there (logging) swallows exceptions.
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     child = os.fork()
     if child == 0:
         os.close(ours)
-        load_and_tell(settings, theirs)
+        load_and_tell(settings, theirs, blocked)
     os.close(theirs)
     try:
-        said, code = wait_for(child, ours, settings.timeouts.boot)
+        said, code = wait_for(child, ours, settings.timeouts.boot, blocked)
     finally:
         os.close(ours)
     if said == GOOD:
@@ -127,14 +129,18 @@ def load_apart(settings: Settings) -> None:
     raise BootFailure(f"loading {settings.app} {how(code, settings.timeouts.boot)}")
 
 
-def load_and_tell(settings: Settings, out: int) -> None:
-    """Be the child: load, write the outcome to ``out``, end. Only the traceback is printed here."""
+def load_and_tell(settings: Settings, out: int, blocked: set[int]) -> None:
+    """Be the child: load, write the outcome to ``out``, end. Only the traceback is printed here.
+
+    ``blocked``: the signals that shall be so from here on.
+    """
     from gateways.server import privileges  # noqa: PLC0415 - not for --help
     from gateways.server.inherited import take_variables  # noqa: PLC0415 - as above
 
     take_variables(os.environ)
     code = EXIT_BOOT
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         atexit._clear()  # noqa: SLF001  (the parent's)
         os.setsid()  # so that whatever the application starts can be ended with it
         with contextlib.suppress(OSError):
@@ -167,13 +173,17 @@ def load_and_tell(settings: Settings, out: int) -> None:
             os._exit(code)
 
 
-def wait_for(child: int, out: int, seconds: float) -> tuple[bytes, int | None]:
-    """What the child has written to ``out`` and its exit code, None where it was late. Nothing of it is left."""
+def wait_for(child: int, out: int, seconds: float, blocked: set[int]) -> tuple[bytes, int | None]:
+    """What the child has written to ``out`` and its exit code, None where it was late. Nothing of it is left.
+
+    ``blocked`` as for ``load_and_tell``.
+    """
     start = time.monotonic()
     deadline = start + seconds + GRACE
     said = b""
     code: int | None = None
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         while True:
             ended, status = os.waitpid(child, os.WNOHANG)
             while select.select([out], [], [], 0)[0] and (data := os.read(out, LARGEST)):

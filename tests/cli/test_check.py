@@ -252,6 +252,19 @@ def test_ctrl_c_ends_it_all(tmp_path: Path) -> None:
     wait_until(lambda: gone(int((tmp_path / "pid").read_text())), "the child has ended")
 
 
+def test_ctrl_c_while_it_forks(tmp_path: Path) -> None:
+    """What other modules do there (logging) swallows exceptions."""
+    (tmp_path / "site_.py").write_text("import time\ntime.sleep(60)\n")
+    program = """import os, runpy, signal, sys
+os.register_at_fork(after_in_parent=lambda: (os.kill(os.getpid(), signal.SIGINT), [None for _ in range(1000)]))
+sys.argv = ["gateways", "check", "site_:app"]
+runpy.run_module("gateways", run_name="__main__", alter_sys=True)"""
+    argv = [sys.executable, "-c", program]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_without_standard_streams(tmp_path: Path) -> None:
     (tmp_path / "site_.py").write_text(GOOD)
     done = subprocess.run(

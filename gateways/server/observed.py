@@ -168,31 +168,29 @@ class ObservedCourses(ObservedApp):
 
     def _course(self, exchange: Exchange) -> apps.Course:
         started = self._clock()
+        number = self._take_slot()
+        queued = self._begin(self._seats[number], exchange, started) if number >= 0 else -1.0
+        try:
+            course = self._app(exchange)
+            if course is not None:
+                yield from course
+        finally:
+            if number >= 0:
+                self._end(self._seats[number], exchange, started, queued)
+                self._free.append(number)
+            else:
+                with self._mutex:
+                    self._end(self._last, exchange, started, queued)
+
+    def _take_slot(self) -> int:
+        """Return the number of a slot that is nobody else's now; -1 where there is none."""
         try:
             number = self._free.pop()
         except IndexError:
-            yield from self._beyond(exchange, started)
-            return
-        seat = self._seats.get(number)
-        if seat is None:
-            seat = self._seats[number] = self._board.seat(self._worker, number, _NO_THREAD)
-        queued = self._begin(seat, exchange, started)
-        try:
-            course = self._app(exchange)
-            if course is not None:
-                yield from course
-        finally:
-            self._end(seat, exchange, started, queued)
-            self._free.append(number)
-
-    def _beyond(self, exchange: Exchange, started: float) -> apps.Course:
-        try:
-            course = self._app(exchange)
-            if course is not None:
-                yield from course
-        finally:
-            with self._mutex:
-                self._end(self._last, exchange, started, -1.0)
+            return -1
+        if number not in self._seats:
+            self._seats[number] = self._board.seat(self._worker, number, _NO_THREAD)
+        return number
 
 
 def queue_time(stamp: str, now: float) -> float:

@@ -156,6 +156,13 @@ class Settings:
     """Setting's name -> where its value came from: ``--workers``, ``GATEWAYS_WORKERS``, ``workers in FILE``,
     ``default``, and for listeners ``systemd`` or ``descriptor 0``."""
 
+    @property
+    def shape(self) -> str:
+        """The workers and what each does at a time, for people."""
+        if self.scripts is not None:
+            return f"{self.workers} x {self.scripts.limits.concurrency} scripts"
+        return f"{self.workers} x {self.threads} threads" if self.threads > 1 else str(self.workers)
+
 
 # The schema
 

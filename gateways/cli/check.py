@@ -58,8 +58,7 @@ def run(**arguments: Any) -> None:  # noqa: ANN401 - what click parsed
     examine(settings)
     load_apart(settings)
     where = ", ".join(f"{protocol} on {address}" for protocol, address in settings.listeners)
-    shape = f"{settings.workers} x {settings.threads} threads" if settings.threads > 1 else f"{settings.workers}"
-    click.echo(f"configuration and application are good: {settings.app}, {where}, workers {shape}")
+    click.echo(f"configuration and application are good: {settings.app}, {where}, workers {settings.shape}")
 
 
 def examine(settings: Settings) -> None:

@@ -387,8 +387,7 @@ def _serve(service: Service, master: Master, handed: Handed | None, runtime: str
     settings, log = service.settings, service.log
     service.open(handed)
     where = ", ".join(f"{protocol} on {address}" for protocol, address in settings.listeners)
-    shape = f"{settings.workers} x {settings.threads} threads" if settings.threads > 1 else str(settings.workers)
-    log.info(f"{version_line()}: {settings.app}, {where}, workers {shape}")
+    log.info(f"{version_line()}: {settings.app}, {where}, workers {settings.shape}")
     if settings.scripts is None:  # they never run as root
         privileges.warn_root(log, settings.user)
     advise(settings, log)

@@ -54,7 +54,7 @@ def test_the_whole_way(served: list[Settings], tmp_path: Path) -> None:
         concurrency=4, per_script=1, queue=10, script_timeout=300.0, idle_timeout=0.0, cpu_seconds=10,
         memory=268_435_456, open_files=64, processes=100, max_output=1_073_741_824,
     )  # fmt: skip
-    assert (settings.workers, settings.threads) == (2, 15)
+    assert (settings.workers, settings.threads, settings.shape) == (2, 15, "2 x 4 scripts")
     assert settings.app == f"scripts in {tmp_path}"
     assert settings.chdir == os.getcwd()
 

@@ -32,8 +32,12 @@ class Exchange(Protocol):
         """``fastcgi``, ``scgi``, ``uwsgi``, ``http``."""
 
     @property
-    def peer(self) -> str:
-        """The other end of the connection, for the log: the web server's, or the client's over HTTP."""
+    def client(self) -> str:
+        """Who asks, for the log: REMOTE_ADDR, or the other end of the connection."""
+
+    @property
+    def line(self) -> str:
+        """What is asked for, for the log: method and path, as they came."""
 
     @property
     def error_output(self) -> bool:

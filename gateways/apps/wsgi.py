@@ -85,12 +85,12 @@ class ErrorStream:
 
     text: str = ""
     """What was written and not sent."""
+    late: bool = False
+    """The request is over: what comes now goes to our log."""
 
     def __init__(self, exchange: Exchange, log: Log) -> None:
         self._exchange = exchange
         self._log = log
-        self.sends = exchange.error_output
-        """The web server takes it."""
 
     def write(self, text: str, /) -> int:
         """Take text; returns its length."""
@@ -111,7 +111,7 @@ class ErrorStream:
             return
         self.text = ""
         exchange = self._exchange
-        if self.sends:
+        if exchange.error_output and not self.late:
             data = _NOT_IN_LINES.sub(_hex, text).encode("utf-8", "backslashreplace")
             try:
                 exchange.send(ErrorOutput(exchange.request.stream, data))
@@ -159,16 +159,16 @@ class WSGIApp:
         """Answer one request."""
         request = exchange.request
         params = request.params
+        protocol = exchange.protocol
         errors = ErrorStream(exchange, self._log)
-        response = _Response(exchange, self._log, errors, params.get("REQUEST_METHOD", "") == "HEAD")
+        response = _Response(exchange, request.stream, self._log, errors, params.get("REQUEST_METHOD", "") == "HEAD")
         try:
-            environ = to_environ(params.copy(), exchange.protocol, self._mount)
-            request.params = environ  # for the access log
+            environ = to_environ(params, protocol, self._mount)
             environ.update(self._base)
             environ["wsgi.url_scheme"] = url_scheme(environ)
             environ["wsgi.input"] = exchange.body
             environ["wsgi.errors"] = errors
-            environ["gateways.protocol"] = exchange.protocol
+            environ["gateways.protocol"] = protocol
             response.run(self._application, environ)
         except PeerClosed as error:
             self._log.notice(exchange, str(error))
@@ -191,7 +191,7 @@ class WSGIApp:
                 if errors.text:
                     errors.flush()
             finally:
-                errors.sends = False  # what comes later goes to our log
+                errors.late = True
 
 
 class _Response:
@@ -209,11 +209,11 @@ class _Response:
     """It has ended with the last byte that its length allows, and the application's blocks have not."""
     ended: bool = False
 
-    def __init__(self, exchange: Exchange, log: Log, errors: ErrorStream, head_only: bool) -> None:
+    def __init__(self, exchange: Exchange, stream: int, log: Log, errors: ErrorStream, head_only: bool) -> None:
         self._exchange = exchange
         self._log = log
         self._errors = errors
-        self._stream = exchange.request.stream
+        self._stream = stream
         self._head_only = head_only
         self._headers: list[tuple[str, str]] = []
 

@@ -13,7 +13,7 @@ import select
 import socket
 import struct
 from collections.abc import Iterable
-from os import read, write
+from os import close, read, write
 from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
@@ -229,7 +229,7 @@ class Connection:
         with self.pool.guard:
             self.pulling = False
             if self.closed:  # and the descriptor left to us
-                os.close(self.fd)
+                close(self.fd)
             elif exchange.ended:
                 self._shutdown(socket.SHUT_RDWR)
             else:
@@ -602,7 +602,7 @@ class Connection:
                 if self.pulling:  # its number must not be another connection's while a thread still reads from it
                     self._shutdown(socket.SHUT_RDWR)
                     return
-        os.close(self.fd)
+        close(self.fd)
 
 
 def wait_for(fd: int, event: int, timeout: float) -> bool:

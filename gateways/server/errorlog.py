@@ -91,10 +91,7 @@ def _entry(message: str) -> str:
 
 
 def _request_line(exchange: Exchange) -> str:
-    params = exchange.request.params
-    path = params.get("REQUEST_URI") or params.get("PATH_INFO", "")
-    client = params.get("REMOTE_ADDR") or exchange.peer
-    return escape(f"{exchange.protocol} {client} {params.get('REQUEST_METHOD', '-')} {path}")
+    return escape(f"{exchange.protocol} {exchange.client} {exchange.line}")
 
 
 class ErrorLog:

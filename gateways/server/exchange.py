@@ -12,7 +12,7 @@ from gateways.codecs.refusal import error_response
 from gateways.errors import LocalProtocolError, PeerClosed, RequestTimeout
 
 if TYPE_CHECKING:
-    from gateways.apps import App
+    from gateways.apps import App, Course
     from gateways.server.connection import Connection
 
 __all__ = ["Exchange"]
@@ -43,6 +43,8 @@ class Exchange:
     """That of the response, once its head is sent."""
     sent: int = 0
     """Bytes of the response's body so far."""
+    _client: str = ""
+    _line: str = ""
 
     def __init__(self, connection: Connection, request: Request) -> None:
         self.connection = connection
@@ -60,18 +62,38 @@ class Exchange:
         """The other end of the connection, for the log."""
         return self.connection.peer_name()
 
-    def answer_by(self, app: App) -> bool:
-        """Have ``app`` answer, which may put what it makes of the parameters into their place meanwhile.
+    @property
+    def client(self) -> str:
+        """Who asks, for the log."""
+        return self._client or self.request.params.get("REMOTE_ADDR") or self.peer
 
-        An environ knows its request, by wsgi.errors: in a circle they would wait for the garbage collector.
+    @property
+    def line(self) -> str:
+        """Method and path, as they came, for the log."""
+        if not self._line:
+            params = self.request.params
+            path = params.get("REQUEST_URI") or params.get("PATH_INFO", "")
+            self._line = f"{params.get('REQUEST_METHOD', '-')} {path}"
+        return self._line
+
+    def answer_by(self, app: App) -> bool:
+        """Have ``app`` answer, to which the parameters belong from then on: they may have become its environ.
+
         Returns False where the request has to wait, and no thread does: its connection is told to ``resume`` after it.
         """
-        params = self.request.params
+        course: Course | None = None
         try:
             course = app(self)
         finally:
-            self.request.params = params
+            if course is None:
+                self._forget_params()
         return course is None or self.connection.pool.take_course(self, course)
+
+    def _forget_params(self) -> None:
+        """An environ knows its request, by wsgi.errors: in a circle they would wait for the garbage collector."""
+        self._client = self.client
+        self._line = self.line
+        self.request.params = {}
 
     def send(self, event: Event, inside: bool = False) -> None:
         """Write one response event; raises PeerClosed, LocalProtocolError. ``inside`` is for this file alone."""

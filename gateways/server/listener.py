@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
+from os import set_blocking
 from typing import TYPE_CHECKING, Final
 
 from gateways.server.admission import Admission, guarded
@@ -60,7 +60,7 @@ class Listener:
                     pool.pause(self)
                     return
                 continue  # the peer went away while it waited, or may not connect (ECONNABORTED)
-            os.set_blocking(fd, False)
+            set_blocking(fd, False)
             connection = self._connector.connect(self._protocol, pool, fd, peer)
             pool.beat += 1
             try:
@@ -103,7 +103,7 @@ class Listener:
                 if error.errno in _FULL or error.errno == errno.EBADF:  # closed by another thread
                     break
                 continue
-            os.set_blocking(fd, False)
+            set_blocking(fd, False)
             connection = self._connector.connect(self._protocol, pool, fd, peer)
             if not connection.leave():
                 pool.submit(connection)

@@ -11,6 +11,7 @@ import select
 import threading
 from collections.abc import Iterable
 from os import writev
+from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from gateways.body import RequestBody
@@ -63,14 +64,15 @@ class MultiplexConnection(Connection):
     drained_by: float = 0.0
     """Until then what is left of an unread body may come, where ``unread`` says that there may be more."""
 
+    readers: tuple[RequestBody, ...] = ()
+    """Bodies whose threads wait in ``pull``."""
+
     def __init__(self, pool: Pool, fd: int, codec: Codec, peer: object) -> None:
         super().__init__(pool, fd, codec, peer)
         self.exchanges: dict[int, Exchange] = {}
         """The requests that are read, waiting or served, by stream."""
-        self.lock = threading.Lock()
-        self.write_lock = threading.Lock()
-        self.readers: list[RequestBody] = []
-        """Bodies whose threads wait in ``pull``."""
+        self.lock = Lock()
+        self.write_lock = Lock()
 
     def route(self, events: Iterable[Event]) -> None:
         """Give each event to the request that it belongs to."""
@@ -364,7 +366,7 @@ class MultiplexConnection(Connection):
         self.backlog = []
         with self.lock:
             if body is not None:
-                self.readers.remove(body)
+                self._reads_no_more(body)
             self.reading = False
             if self.arrived is not None:
                 self.arrived.notify_all()
@@ -373,12 +375,12 @@ class MultiplexConnection(Connection):
     def _pull_in_turn(self, body: RequestBody) -> None:
         turn = False
         with self.lock:
-            self.readers.append(body)
+            self.readers += (body,)
             try:
                 turn = self._await_turn(body)
             finally:
                 if not turn:
-                    self.readers.remove(body)
+                    self._reads_no_more(body)
         if not turn:
             return
         try:
@@ -389,6 +391,9 @@ class MultiplexConnection(Connection):
                 self.take(data)
         finally:
             self._read_for_all(body)
+
+    def _reads_no_more(self, body: RequestBody) -> None:
+        self.readers = tuple(other for other in self.readers if other is not body)
 
     def _await_turn(self, body: RequestBody) -> bool:
         """Become the one that reads, with the lock held; False where another thread has brought news first."""

@@ -84,11 +84,8 @@ class ObservedApp:
 
     def _begin(self, seat: Seat, exchange: Exchange, started: float) -> float:
         """Tell that a request is served; returns the seconds that it had to wait for that, -1.0 if it is not known."""
-        params = exchange.request.params
-        uri = params.get("REQUEST_URI") or params.get("PATH_INFO", "")
-        line = (params.get("REQUEST_METHOD", "-") + " " + uri).encode("latin-1")
-        seat.begin(exchange.protocol, line, started)
-        stamp = params.get("HTTP_X_REQUEST_START")
+        seat.begin(exchange.protocol, exchange.line.encode("latin-1"), started)
+        stamp = exchange.request.params.get("HTTP_X_REQUEST_START")
         if not stamp:
             return -1.0
         queued = queue_time(stamp, time.time())

@@ -61,7 +61,7 @@ def answer_once(
             code = 0
             app(exchange)
         else:
-            log.refused(error.protocol, exchange.peer, error.message)
+            log.refused(error.protocol, exchange.client, error.message)
     finally:
         if code:
             _answer_error(exchange, code, log)
@@ -141,9 +141,16 @@ class CGIExchange:
         self._timeouts = timeouts
 
     @property
-    def peer(self) -> str:
-        """The client, as the web server tells it."""
+    def client(self) -> str:
+        """The client, as the web server tells it, for the log."""
         return self.request.params.get("REMOTE_ADDR", "") or "-"
+
+    @property
+    def line(self) -> str:
+        """Method and path, for the log."""
+        params = self.request.params
+        path = params.get("REQUEST_URI") or params.get("PATH_INFO", "")
+        return f"{params.get('REQUEST_METHOD', '-')} {path}"
 
     def pull(self, body: RequestBody) -> None:
         """Read once more of what is left, and nothing behind it (BodySource)."""

@@ -23,17 +23,15 @@ BUCKETS: Final[tuple[float, ...]] = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 
 _SLOT: Final = 4096  # bytes
 _CELLS: Final = _SLOT // 8
-_SERIAL: Final = 0
-_BUSY: Final = 1  # 1 while a request is served
-_SINCE: Final = 2  # double: when the state of _BUSY began
-_IDENT: Final = 3  # of the thread
-_BUSY_TIME: Final = 4  # double: seconds of all finished requests
-_DONE: Final = 5
-_PROTOCOL: Final = 6  # of the request that is, or was, served: an index of PROTOCOLS
-_LINE_SIZE: Final = 7  # bytes of the request's line
-_LINE: Final = 8  # its first cell
+_SERIAL: Final = 0  # requests begun
+_DONE: Final = 1  # requests ended
+_LOST: Final = 2  # requests that have begun and will not end: their process has
+_SINCE: Final = 3  # double: when the last of them began or ended
+_IDENT: Final = 4  # of the thread
+_WHAT: Final = 5  # of the request that is, or was, served: bytes of its line, times 8, and an index of PROTOCOLS
+_LINE: Final = 6  # its first cell
 _LINE_MAX: Final = 384  # bytes
-_HEAD: Final = Struct("=QQdQdQQQ")  # the cells before the line
+_HEAD: Final = Struct("=QQQdQQ")  # the cells before the line
 _TIMES: Final = 64  # the histograms of request time, by protocol and class
 _WIDTH: Final = 16  # cells of one histogram: its buckets, then the sum (double)
 _SUM: Final = 15
@@ -53,7 +51,8 @@ class Seat:
         self._ints[_IDENT] = ident
         self.serial: int = self._ints[_SERIAL]
         self._done: int = self._ints[_DONE]
-        self._busy_time: float = self._doubles[_BUSY_TIME]
+        self.busy = False
+        """A request is served."""
 
     def begin(self, protocol: str, line: bytes, now: float) -> None:
         """A request is served from ``now`` on, on the monotonic clock; ``line`` is its method and URI."""
@@ -63,22 +62,19 @@ class Seat:
             line = line[:_LINE_MAX]
             size = _LINE_MAX
         self._text[:size] = line
-        ints[_LINE_SIZE] = size
-        ints[_PROTOCOL] = _KNOWN[protocol]
+        ints[_WHAT] = size << 3 | _KNOWN[protocol]
         self._doubles[_SINCE] = now
-        self.serial += 1
-        ints[_SERIAL] = self.serial
-        ints[_BUSY] = 1
+        serial = self.serial + 1
+        self.serial = serial
+        ints[_SERIAL] = serial
+        self.busy = True
 
     def end(self, protocol: str, status: str, taken: float, now: float) -> None:
         """The request has been served with ``status`` (as ``200 OK``), in ``taken`` seconds."""
         ints = self._ints
         doubles = self._doubles
+        self.busy = False
         doubles[_SINCE] = now
-        self._busy_time += taken
-        doubles[_BUSY_TIME] = self._busy_time
-        self._done += 1
-        ints[_DONE] = self._done
         kind = ord(status[0]) - 50 if status else 4  # "2" is 0
         if kind < 0 or kind > 4:
             kind = 4
@@ -87,12 +83,9 @@ class Seat:
         if taken > _SHORTEST:  # most are not
             at += bisect_left(BUCKETS, taken)
         ints[at] += 1
-        ints[_BUSY] = 0  # at last: who is idle has nothing to add
-
-    @property
-    def busy(self) -> bool:
-        """A request is served."""
-        return self._ints[_BUSY] == 1
+        done = self._done + 1
+        self._done = done
+        ints[_DONE] = done  # at last: who is idle has nothing to add
 
     def queued(self, seconds: float) -> None:
         """The request waited so long between the web server's start stamp and its thread."""
@@ -150,7 +143,8 @@ class Board:
         self._touched.add(worker)
         for thread in range(self.threads):
             at = (worker * self.threads + thread) * _CELLS
-            self._ints[at + _BUSY] = self._ints[at + _IDENT] = self._ints[at + _LINE_SIZE] = 0
+            self._ints[at + _LOST] = max(0, self._ints[at + _SERIAL] - self._ints[at + _DONE])
+            self._ints[at + _IDENT] = self._ints[at + _WHAT] = 0
             self._doubles[at + _SINCE] = 0.0
 
     def seat(self, worker: int, thread: int, ident: int) -> Seat:
@@ -171,19 +165,18 @@ class Board:
         at = (worker * self.threads + thread) * _CELLS
         ints = self._ints
         seen = b""
-        serial = busy = 0
         for _ in range(_TRIES):
             serial = ints[at + _SERIAL]
             done = ints[at + _DONE]
-            busy = ints[at + _BUSY]
-            seen = bytes(self._memory[at * 8 : (at + _LINE) * 8 + _LINE_MAX])
+            seen = bytes(self._memory[at * 8 : (at + _QUEUE) * 8])
             # The other way round than they were read and are written.
-            if busy == ints[at + _BUSY] and done == ints[at + _DONE] and serial == ints[at + _SERIAL]:
+            if done == ints[at + _DONE] and serial == ints[at + _SERIAL]:
                 break
-        _, _, since, ident, busy_time, done, protocol, size = _HEAD.unpack_from(seen)
-        line = seen[_LINE * 8 : _LINE * 8 + min(size, _LINE_MAX)].decode("latin-1")
-        name = PROTOCOLS[protocol % len(PROTOCOLS)]
-        return Row(thread, ident, serial, done, busy == 1, since, busy_time, name, line)
+        serial, done, lost, since, ident, what = _HEAD.unpack_from(seen)
+        line = seen[_LINE * 8 : _LINE * 8 + min(what >> 3, _LINE_MAX)].decode("latin-1")
+        name = PROTOCOLS[(what & 7) % len(PROTOCOLS)]
+        busy_time = sum(memoryview(seen).cast("d")[_TIMES + _SUM :: _WIDTH])
+        return Row(thread, ident, serial, done, serial - done - lost == 1, since, busy_time, name, line)
 
     def carry(self, place: tuple[str, str] | None, histogram: Histogram) -> None:
         """Go on from what another board had counted for a protocol and class of status, None: as time in the queue."""

@@ -57,7 +57,8 @@ class FakeExchange:
         if body:
             self.body.put(body)
         self.protocol = protocol
-        self.peer = "unix"
+        self.client = "unix"
+        self.line = "GET /x"
         self.error_output = error_output
         self.gone_after = gone_after
         self.events: list[Event] = []

@@ -19,6 +19,7 @@ from gateways.codecs.proxy import parse_proxy_header
 from gateways.errors import ConfigError
 from gateways.limits import DEFAULT_LIMITS
 from gateways.server.admission import Admission, Network, Networks
+from gateways.server.exchange import Exchange as ServerExchange
 from gateways.server.listener import Listener
 from gateways.server.poller import make_poller
 from gateways.server.pool import Pool
@@ -375,6 +376,7 @@ def test_it_is_the_real_peer_that_counts(protocol: str) -> None:
     seen: list[str] = []
 
     def app(exchange: Exchange) -> None:
+        assert isinstance(exchange, ServerExchange)
         seen.append(exchange.peer)
         reply(exchange, b"hello")
 

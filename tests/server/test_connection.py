@@ -20,7 +20,8 @@ from gateways.apps.wsgi import WSGIApp
 from gateways.codecs.events import Body, EndOfResponse, ResponseHead
 from gateways.errors import BodyError, LocalProtocolError, PeerClosed
 from gateways.limits import Limits, Timeouts
-from gateways.testing.framing.fastcgi_records import rec
+from gateways.server.exchange import Exchange as ServerExchange
+from gateways.testing.framing.fastcgi_records import rec, request as fastcgi_request
 from tests.server.peers import PROTOCOLS, SECONDS, Peer, answer_of, head_of, request, reset
 from tests.server.pools import Gate, MemoryLog, Served, hello, reply, within
 
@@ -882,6 +883,7 @@ def test_what_an_exchange_knows() -> None:
     seen: list[tuple[str, str, bool]] = []
 
     def app(exchange: Exchange) -> None:
+        assert isinstance(exchange, ServerExchange)
         seen.append((exchange.protocol, exchange.peer, exchange.error_output))
         hello(exchange)
 
@@ -891,6 +893,34 @@ def test_what_an_exchange_knows() -> None:
                 port = f"127.0.0.1:{peer.sock.getsockname()[1]}" if tcp else "unix"
                 peer.get()
                 assert seen.pop() == (protocol, port, protocol == "fastcgi")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("params", "client", "line"),
+    [
+        ({}, "unix", "- "),
+        ({"REMOTE_ADDR": "::1", "REQUEST_METHOD": "PUT", "REQUEST_URI": "/a?b"}, "::1", "PUT /a?b"),
+        ({"REMOTE_ADDR": "", "REQUEST_METHOD": "GET", "PATH_INFO": "/p"}, "unix", "GET /p"),
+        ({"REQUEST_URI": "/u", "PATH_INFO": "/p"}, "unix", "- /u"),
+    ],
+)
+def test_what_the_log_is_told_of_a_request(params: dict[str, str], client: str, line: str, when: str) -> None:
+    """Afterwards too, when its parameters are given up; they are the application's as soon as it has them."""
+    seen: list[Exchange] = []
+
+    def app(exchange: Exchange) -> None:
+        seen.append(exchange)
+        if when == "before":
+            assert (exchange.client, exchange.line) == (client, line)
+            exchange.request.params.update({"REQUEST_METHOD": "OTHER", "PATH_INFO": "/other"})
+        hello(exchange)
+
+    with Served(app, "fastcgi") as served, served.connect() as peer:
+        peer.send(fastcgi_request(1, params))
+        assert answer_of("fastcgi", peer.read()).body == b"hello"
+        within(lambda: not seen[0].request.params, "the parameters are given up")
+    assert (seen[0].client, seen[0].line) == (client, line)
 
 
 def test_linger_option_is_what_the_kernel_takes() -> None:

@@ -20,6 +20,7 @@ from gateways.codecs.uwsgi import UWSGICodec
 from gateways.errors import LimitExceeded
 from gateways.limits import DEFAULT_LIMITS, Limits, Timeouts
 from gateways.server.admission import Networks
+from gateways.server.exchange import Exchange as ServerExchange
 from gateways.server.multiplex import MultiplexConnection
 from gateways.server.protocols import BehindProxy, Protocols
 from gateways.testing.framing.fastcgi_records import ask, pairs
@@ -176,6 +177,7 @@ NOT_HERE: Final = "192.0.2.0/24"
 
 def who(exchange: Exchange) -> None:
     """Answer with the peer, for the log and for the application, and with the body."""
+    assert isinstance(exchange, ServerExchange)
     params = exchange.request.params
     parts = [exchange.peer, params["REMOTE_ADDR"], params.get("REMOTE_PORT", "-"), exchange.body.read().decode()]
     reply(exchange, "|".join(parts).encode())

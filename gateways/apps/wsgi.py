@@ -29,6 +29,10 @@ _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _NOT_IN_LINES: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # control characters but newline and tab
 
+# Called so, mypyc's code does not look the methods up by their names each time.
+_is_ascii: Final = str.isascii
+_is_printable: Final = str.isprintable
+
 _PLAIN: Final = 0
 _CONTENT_LENGTH: Final = 1
 _HOP_BY_HOP: Final = (
@@ -243,7 +247,7 @@ class _Response:
             if not isinstance(field, tuple):  # PEP 3333: tuples; one build would take lists, the other not
                 raise LocalProtocolError("wsgi", f"a header is {type(field).__name__}, not a tuple of name and value")
             name, value = field
-            if type(value) is not str or not (value.isascii() and value.isprintable()):
+            if type(value) is not str or not (_is_ascii(value) and _is_printable(value)):
                 _check_value(name, value)
             kind = _names.get(name)
             if kind is None:

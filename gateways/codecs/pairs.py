@@ -25,6 +25,7 @@ __all__ = [
 _UWSGI_MAX: Final = 0xFFFF
 _OVERRIDDEN: Final = frozenset(("PATH_INFO", "SCRIPT_NAME"))
 _OURS: Final = "wsgi."
+_W: Final = 0x77  # a name that begins so may be one of ours, and is looked at again
 _OURS_RAW: Final = b"wsgi."  # looked for by rfind: half of what find takes, for a w is rarer than a full stop
 _MAX_DIGITS: Final = 18  # of a CONTENT_LENGTH: below 2**63, so that every file offset can hold it
 
@@ -49,6 +50,7 @@ def parse_uwsgi_vars(block: bytes, most: int) -> dict[str, str]:
     end = len(block)
     at = 0
     count = 0
+    ours = False
     try:
         for count in range(most + 1):  # noqa: B007  (the count is read after the loop)
             if at == end:
@@ -61,13 +63,15 @@ def parse_uwsgi_vars(block: bytes, most: int) -> dict[str, str]:
             after = at + block[value]
             if block[value + 1]:
                 after += block[value + 1] << 8
+            if block[name] == _W:
+                ours = True
             params[text[name:value]] = text[at:after]
             at = after
         else:
             raise LimitExceeded("uwsgi", "number of variables", most + 1, most, 431)
     except IndexError:
         raise MalformedMessage("uwsgi", "a variable is longer than the block of variables") from None
-    if count != len(params) or "" in params or block.rfind(_OURS_RAW) >= 0:
+    if count != len(params) or "" in params or ours:
         return merge_repeated(_uwsgi_list(block, text), "uwsgi")
     return params
 
@@ -91,6 +95,7 @@ def parse_fastcgi_pairs(block: bytes, most: int) -> dict[str, str]:
     end = len(block)
     at = 0
     count = 0
+    ours = False
     try:
         for count in range(most + 1):  # noqa: B007  (the count is read after the loop)
             if at == end:
@@ -109,13 +114,17 @@ def parse_fastcgi_pairs(block: bytes, most: int) -> dict[str, str]:
                 at += 4
             value = at + name_size
             after = value + value_size
+            if block[at] == _W:
+                ours = True
             params[text[at:value]] = text[value:after]
             at = after
         else:
             raise LimitExceeded("fastcgi", "number of parameters", most + 1, most, 431)
     except IndexError:
-        raise MalformedMessage("fastcgi", "a name-value pair is longer than the stream of parameters") from None
-    if count != len(params) or "" in params or block.rfind(_OURS_RAW) >= 0:
+        raise MalformedMessage(
+            "fastcgi", "a name-value pair is longer than the stream of parameters, or has no name"
+        ) from None
+    if count != len(params) or "" in params or ours:
         return merge_repeated(fastcgi_list(block), "fastcgi")
     return params
 

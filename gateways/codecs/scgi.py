@@ -12,10 +12,12 @@ from gateways.codecs.detect import looks_like
 from gateways.codecs.events import Event
 from gateways.codecs.pairs import parse_scgi_headers
 from gateways.codecs.single import SingleRequestCodec
-from gateways.errors import LimitExceeded, MalformedMessage, RemoteProtocolError
+from gateways.errors import LimitExceeded, MalformedMessage
 
 __all__ = ["SCGICodec"]
 
+_ZERO: Final = 0x30
+_COLON: Final = 0x3A
 _COMMA: Final = 0x2C
 _MAX_DIGITS: Final = 10
 
@@ -27,16 +29,21 @@ class SCGICodec(SingleRequestCodec):
 
     def _feed_head(self, data: bytes) -> list[Event]:
         limit = self._limits.params_bytes
-        colon = data.find(b":", 0, 12)
-        digits = data[:12] if colon < 0 else data[:colon]
-        size = int(digits) if digits.isdigit() else 0
-        if not 0 < size <= limit or digits.startswith(b"0") or len(digits) > _MAX_DIGITS:
-            if not data:
-                return self._wait(data)
-            raise _length_error(digits, limit)
-        if colon < 0:
+        size = 0
+        at = 0
+        for at in range(len(data)):
+            digit = data[at] - _ZERO
+            if 0 <= digit <= 9 and (digit or size) and at < _MAX_DIGITS:
+                size = size * 10 + digit
+                if size > limit:
+                    raise LimitExceeded("scgi", "header netstring", size, limit, 431)
+            elif data[at] == _COLON and size:
+                break
+            else:
+                raise _no_length(data[: at + 1])
+        else:
             return self._wait(data)
-        start = colon + 1
+        start = at + 1
         end = start + size
         if len(data) <= end:
             return self._wait(data)
@@ -45,15 +52,8 @@ class SCGICodec(SingleRequestCodec):
         return self._begin(parse_scgi_headers(data[start:end], self._limits.params_count), data[end + 1 :])
 
 
-def _length_error(digits: bytes, limit: int) -> RemoteProtocolError:
-    """Return what the first wrong byte is an error of, so that it is the same however the bytes were split."""
-    for end in range(1, len(digits) + 1):
-        start = digits[:end]
-        if not start.isdigit() or start.startswith(b"0") or end > _MAX_DIGITS:
-            digits = start
-            break
-        if int(start) > limit:
-            return LimitExceeded("scgi", "header netstring", int(start), limit, 431)
-    shown = "".join(chr(byte) if 0x20 <= byte < 0x7F else f"<{byte:02x}>" for byte in digits)
-    hint = looks_like(digits[0]) if len(digits) == 1 else ""
+def _no_length(wrong: bytes) -> MalformedMessage:
+    """Tell what stands where a length should; its last byte is the first wrong one."""
+    shown = "".join(chr(byte) if 0x20 <= byte < 0x7F else f"<{byte:02x}>" for byte in wrong)
+    hint = looks_like(wrong[0]) if len(wrong) == 1 else ""
     return MalformedMessage("scgi", f"not the length of a netstring: {shown}{hint}")

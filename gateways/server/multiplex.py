@@ -36,22 +36,6 @@ _MOMENT: Final = 0.25
 _NO_RECORD: Final = b"\xff" * 8  # its version is 255
 
 
-class _Patient:
-    """A lock for threads whose request may be over before they have it: __enter__ raises RequestTimeout."""
-
-    def __init__(self, lock: threading.Lock, pool: Pool) -> None:
-        self._lock = lock
-        self._pool = pool
-
-    def __enter__(self) -> None:
-        while not self._lock.acquire(timeout=LOOK):
-            if threading.get_ident() in self._pool.overdue:
-                raise RequestTimeout
-
-    def __exit__(self, *error: object) -> None:
-        self._lock.release()
-
-
 class MultiplexConnection(Connection):
     """A FastCGI connection."""
 
@@ -484,43 +468,58 @@ class MultiplexConnection(Connection):
             self._write_record(self.codec.send(RawBody(event.stream, len(block))), block)
 
     def _write_record(self, header: bytes, content: bytes | memoryview) -> None:
-        with _Patient(self.write_lock, self.pool) if self.pool.timed else self.write_lock:
-            if self.broken:
-                raise PeerClosed("the peer went away, or stood still, while another response was written")
+        self._begin_write()
+        try:
             try:
-                try:
-                    sent = writev(self.fd, (header, content))
-                except BlockingIOError:
-                    sent = 0
-                except OSError as error:
-                    raise PeerClosed(f"the peer went away: {error.strerror}") from None
-                if sent != len(header) + len(content):
-                    self.write_rest(header + content, sent)
-            except (PeerClosed, RequestTimeout):
-                self.broken = True
-                self.eof = True
-                raise
+                sent = writev(self.fd, (header, content))
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                raise PeerClosed(f"the peer went away: {error.strerror}") from None
+            if sent != len(header) + len(content):
+                self.write_rest(header + content, sent)
+        except (PeerClosed, RequestTimeout):
+            self._break()
+            raise
+        finally:
+            self.write_lock.release()
 
     def send_raw(self, event: RawBody, fd: int, offset: int) -> None:
         """Write a record from an open file, one thread at a time; raises PeerClosed, LocalProtocolError."""
-        with _Patient(self.write_lock, self.pool) if self.pool.timed else self.write_lock:
-            if self.broken:
-                raise PeerClosed("the peer went away, or stood still, while another response was written")
-            try:
-                super().send_raw(event, fd, offset)
-            except (PeerClosed, RequestTimeout):
-                self.broken = True
-                self.eof = True
-                raise
+        self._begin_write()
+        try:
+            super().send_raw(event, fd, offset)
+        except (PeerClosed, RequestTimeout):
+            self._break()
+            raise
+        finally:
+            self.write_lock.release()
 
     def write(self, data: bytes) -> None:
         """Write whole records, one thread at a time; raises PeerClosed."""
-        with _Patient(self.write_lock, self.pool) if self.pool.timed else self.write_lock:
-            if self.broken:
-                raise PeerClosed("the peer went away, or stood still, while another response was written")
-            try:
-                Connection.write(self, data)
-            except (PeerClosed, RequestTimeout):
-                self.broken = True
-                self.eof = True
-                raise
+        self._begin_write()
+        try:
+            Connection.write(self, data)
+        except (PeerClosed, RequestTimeout):
+            self._break()
+            raise
+        finally:
+            self.write_lock.release()
+
+    def _begin_write(self) -> None:
+        """Wait until no other thread writes, and take the write lock; raises PeerClosed, RequestTimeout without it."""
+        lock = self.write_lock
+        if self.pool.timed:
+            while not lock.acquire(timeout=LOOK):
+                if threading.get_ident() in self.pool.overdue:
+                    raise RequestTimeout
+        else:
+            lock.acquire()
+        if self.broken:
+            lock.release()
+            raise PeerClosed("the peer went away, or stood still, while another response was written")
+
+    def _break(self) -> None:
+        """Part of a record may have been written."""
+        self.broken = True
+        self.eof = True

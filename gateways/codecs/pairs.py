@@ -8,9 +8,12 @@ MalformedMessage or LimitExceeded. What a repeated name means is decided here, o
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from gateways.errors import LimitExceeded, LocalProtocolError, MalformedMessage
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64  # an int; mypyc's code counts with it in a register
 
 __all__ = [
     "content_length",
@@ -47,20 +50,20 @@ def parse_uwsgi_vars(block: bytes, most: int) -> dict[str, str]:
     """Read uwsgi variables: 16-bit little-endian length and bytes, name after value after name."""
     text = block.decode("latin-1")
     params: dict[str, str] = {}
-    end = len(block)
-    at = 0
-    count = 0
+    end: i64 = len(block)
+    at: i64 = 0
+    count: i64 = 0
     ours = False
     try:
         for count in range(most + 1):  # noqa: B007  (the count is read after the loop)
             if at == end:
                 break
-            name = at + 2
-            value = name + block[at]
+            name: i64 = at + 2
+            value: i64 = name + block[at]
             if block[at + 1]:  # nearly always 0: to ask costs less than to shift and add
                 value += block[at + 1] << 8
             at = value + 2
-            after = at + block[value]
+            after: i64 = at + block[value]
             if block[value + 1]:
                 after += block[value + 1] << 8
             if block[name] == _W:
@@ -92,28 +95,28 @@ def parse_fastcgi_pairs(block: bytes, most: int) -> dict[str, str]:
     """Read FastCGI name-value pairs (FastCGI 1.0 section 3.4): each length in 1 byte, or in 4 with the top bit set."""
     text = block.decode("latin-1")
     params: dict[str, str] = {}
-    end = len(block)
-    at = 0
-    count = 0
+    end: i64 = len(block)
+    at: i64 = 0
+    count: i64 = 0
     ours = False
     try:
         for count in range(most + 1):  # noqa: B007  (the count is read after the loop)
             if at == end:
                 break
-            name_size = block[at]
+            name_size: i64 = block[at]
             if name_size < 128:
                 at += 1
             else:
                 name_size = ((name_size & 127) << 24) | (block[at + 1] << 16) | (block[at + 2] << 8) | block[at + 3]
                 at += 4
-            value_size = block[at]
+            value_size: i64 = block[at]
             if value_size < 128:
                 at += 1
             else:
                 value_size = ((value_size & 127) << 24) | (block[at + 1] << 16) | (block[at + 2] << 8) | block[at + 3]
                 at += 4
-            value = at + name_size
-            after = value + value_size
+            value: i64 = at + name_size
+            after: i64 = value + value_size
             if block[at] == _W:
                 ours = True
             params[text[at:value]] = text[value:after]

@@ -43,8 +43,10 @@ class Exchange:
     """That of the response, once its head is sent."""
     sent: int = 0
     """Bytes of the response's body so far."""
-    _client: str = ""
-    _line: str = ""
+    client: str = ""
+    """Who asks, for the log."""
+    line: str = ""
+    """Method and path, as they came, for the log. Both are known when it is served."""
 
     def __init__(self, connection: Connection, request: Request) -> None:
         self.connection = connection
@@ -62,38 +64,22 @@ class Exchange:
         """The other end of the connection, for the log."""
         return self.connection.peer_name()
 
-    @property
-    def client(self) -> str:
-        """Who asks, for the log."""
-        return self._client or self.request.params.get("REMOTE_ADDR") or self.peer
-
-    @property
-    def line(self) -> str:
-        """Method and path, as they came, for the log."""
-        if not self._line:
-            params = self.request.params
-            path = params.get("REQUEST_URI") or params.get("PATH_INFO", "")
-            self._line = f"{params.get('REQUEST_METHOD', '-')} {path}"
-        return self._line
-
     def answer_by(self, app: App) -> bool:
         """Have ``app`` answer, to which the parameters belong from then on: they may have become its environ.
 
         Returns False where the request has to wait, and no thread does: its connection is told to ``resume`` after it.
         """
+        request = self.request
+        params = request.params
+        self.client = params.get("REMOTE_ADDR") or self.peer
+        self.line = f"{params.get('REQUEST_METHOD', '-')} {params.get('REQUEST_URI') or params.get('PATH_INFO', '')}"
         course: Course | None = None
         try:
             course = app(self)
         finally:
-            if course is None:
-                self._forget_params()
+            if course is None:  # an environ knows its request, by wsgi.errors: no circle for the garbage collector
+                request.params = {}
         return course is None or self.connection.pool.take_course(self, course)
-
-    def _forget_params(self) -> None:
-        """An environ knows its request, by wsgi.errors: in a circle they would wait for the garbage collector."""
-        self._client = self.client
-        self._line = self.line
-        self.request.params = {}
 
     def send(self, event: Event, inside: bool = False) -> None:
         """Write one response event; raises PeerClosed, LocalProtocolError. ``inside`` is for this file alone."""
@@ -149,7 +135,7 @@ class Exchange:
         Raises PeerClosed, LocalProtocolError.
         """
         connection = self.connection
-        head_only = self.request.params.get("REQUEST_METHOD", "") == "HEAD"
+        head_only = self.line.startswith("HEAD ")
         response = error_response(self.request.stream, 504, head_only)
         self.status = response.status
         self.sent = len(response.content)

@@ -923,6 +923,34 @@ def test_what_the_log_is_told_of_a_request(params: dict[str, str], client: str, 
     assert (seen[0].client, seen[0].line) == (client, line)
 
 
+@every_protocol
+@pytest.mark.parametrize("late", [False, True])
+def test_an_application_may_put_anything_into_its_environ(protocol: str, late: bool) -> None:
+    def application(environ: dict[Any, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        if late:
+            yield b"first"
+        environ.update(
+            {"REMOTE_ADDR": None, "REQUEST_METHOD": 7, "REQUEST_URI": b"/", "PATH_INFO": [], "wsgi.input": 0}
+        )
+        environ[1] = environ
+        environ["wsgi.errors"].write("odd\n")
+        if late:
+            environ.clear()
+        yield b"last"
+
+    log = MemoryLog()
+    with Served(wsgi(application, log), protocol, log=log) as served:
+        for _ in range(2):
+            with served.connect() as peer:
+                peer.send(request(protocol))
+                answer = answer_of(protocol, peer.read())
+                assert (answer.status, answer.body) == (200, b"firstlast" if late else b"last")
+                assert answer.errors == (b"odd\n" if protocol == "fastcgi" else b"")
+    assert log.lines == ([] if protocol == "fastcgi" else ["odd\n"] * 2)
+    assert not log.failures
+
+
 def test_linger_option_is_what_the_kernel_takes() -> None:
     """struct linger, as ``abandon`` writes it."""
     with socket.socket() as sock:

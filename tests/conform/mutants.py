@@ -165,8 +165,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "an Authorizer has no FCGI_STDIN",
         FASTCGI,
-        "if stream.role == FCGI_AUTHORIZER:",
-        "if False:",
+        "if stream.role == FCGI_AUTHORIZER:  # it",
+        "if False:  # it",
         "fastcgi.role.authorizer",
     ),
     Mutant(
@@ -267,8 +267,8 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "a variable longer than the block",
         PAIRS,
-        "if at == end:\n                break\n            name = at",
-        "if at >= end:\n                break\n            name = at",
+        "if at == end:\n                break\n            name: i64 = at",
+        "if at >= end:\n                break\n            name: i64 = at",
         "uwsgi.vars.value-too-long",
     ),
     Mutant(
@@ -312,18 +312,18 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "a length that starts with 0",
         SCGI,
-        'or digits.startswith(b"0") or len(digits) > _MAX_DIGITS:\n            if not',
-        "or len(digits) > _MAX_DIGITS:\n            if not",
+        "and (digit or size) and",
+        "and",
         "scgi.netstring.zero-first",
     ),
     Mutant(
         "the digits of the length",
         SCGI,
-        "size = int(digits) if digits.isdigit() else 0",
-        "size = int(digits) if digits.strip(b'+ ').isdigit() else 0",
+        "else:\n                raise _no_length",
+        "elif data[at] != 0x2B:\n                raise _no_length",
         "scgi.netstring.plus",
     ),
-    Mutant("the size of the headers", SCGI, "if not 0 < size <= limit", "if not 0 < size", "scgi.netstring.endless"),
+    Mutant("the size of the headers", SCGI, "if size > limit:", "if False:", "scgi.netstring.endless"),
     # -- uwsgi --------------------------------------------------------------------------------------------------------
     Mutant(
         "modifier1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import select
 import socket
@@ -9,7 +10,7 @@ import threading
 
 from gateways.codecs.events import Abort, Body, EndOfResponse, Event, Refused, Request, ResponseHead
 from gateways.codecs.fronts import FRONT_CODECS
-from gateways.errors import RemoteProtocolError
+from gateways.errors import LocalProtocolError, RemoteProtocolError
 from gateways.limits import DEFAULT_LIMITS
 from gateways.testing.framing.fastcgi_records import STDIN, Record, records
 from tests.conform.fake_front import Answer, Bad, FakeFront, Left, Link
@@ -93,7 +94,8 @@ class MultiplexFront(FakeFront):
                     if self.broken == "abort-closes":
                         self.close_shared()
                     elif self.shared is not None:
-                        self.shared.sock.sendall(self.shared.codec.send(Abort(number)))
+                        with contextlib.suppress(LocalProtocolError):  # another thread has just read its end
+                            self.shared.sock.sendall(self.shared.codec.send(Abort(number)))
                 raise Left
         raise Left
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from gateways.errors import MalformedMessage
 
-__all__ = ["host_name", "normal_path", "request_path", "split_path", "to_environ", "url_scheme"]
+__all__ = ["host_name", "normal_path", "request_line", "request_path", "split_path", "to_environ", "url_scheme"]
 
 _ON: Final = frozenset(("on", "1", "yes", "true", "https"))
 
@@ -77,6 +77,11 @@ def host_name(host: str) -> str:
     if host.startswith("["):
         return host.partition("]")[0] + "]" if "]" in host else ""
     return host.partition(":")[0]
+
+
+def request_line(params: dict[str, str]) -> str:
+    """Return method and path as they came, for logs: ``GET /a?b``."""
+    return f"{params.get('REQUEST_METHOD', '-')} {params.get('REQUEST_URI') or params.get('PATH_INFO', '')}"
 
 
 def request_path(params: dict[str, str]) -> str:

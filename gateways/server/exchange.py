@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from gateways.body import RequestBody
 from gateways.codecs.events import Body, EndOfResponse, Event, RawBody, Request, ResponseHead
 from gateways.codecs.refusal import error_response
+from gateways.environ import request_line
 from gateways.errors import LocalProtocolError, PeerClosed, RequestTimeout
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Exchange:
         request = self.request
         params = request.params
         self.client = params.get("REMOTE_ADDR") or self.peer
-        self.line = f"{params.get('REQUEST_METHOD', '-')} {params.get('REQUEST_URI') or params.get('PATH_INFO', '')}"
+        self.line = request_line(params)
         course: Course | None = None
         try:
             course = app(self)

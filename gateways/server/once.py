@@ -20,6 +20,7 @@ from gateways.codecs.cgi import encode_head
 from gateways.codecs.events import Body, EndOfResponse, ErrorOutput, Event, Request, ResponseHead
 from gateways.codecs.pairs import content_length
 from gateways.codecs.refusal import error_response
+from gateways.environ import request_line
 from gateways.errors import BodyError, LimitExceeded, LocalProtocolError, PeerClosed, RemoteProtocolError
 from gateways.limits import Limits, Timeouts
 
@@ -132,6 +133,8 @@ class CGIExchange:
 
     def __init__(self, request: Request, stdin: int, stdout: int, limits: Limits, timeouts: Timeouts) -> None:
         self.request = request
+        self.client: str = request.params.get("REMOTE_ADDR") or "-"
+        self.line: str = request_line(request.params)
         self.body = RequestBody(request.content_length, self)
         if request.content_length == 0:
             self.body.end()
@@ -139,18 +142,6 @@ class CGIExchange:
         self._stdout = stdout
         self._most = limits.drain_bytes
         self._timeouts = timeouts
-
-    @property
-    def client(self) -> str:
-        """The client, as the web server tells it, for the log."""
-        return self.request.params.get("REMOTE_ADDR", "") or "-"
-
-    @property
-    def line(self) -> str:
-        """Method and path, for the log."""
-        params = self.request.params
-        path = params.get("REQUEST_URI") or params.get("PATH_INFO", "")
-        return f"{params.get('REQUEST_METHOD', '-')} {path}"
 
     def pull(self, body: RequestBody) -> None:
         """Read once more of what is left, and nothing behind it (BodySource)."""

@@ -255,6 +255,12 @@ def test_an_exception_before_the_answer(run: Run, error: str) -> None:
     assert "  | Traceback (most recent call last):" in done.err
 
 
+def test_the_log_names_what_was_asked_for_whatever_becomes_of_it(run: Run) -> None:
+    changed = "environ.update(REMOTE_ADDR=None, REQUEST_METHOD=7, REQUEST_URI=b'', PATH_INFO='/other')"
+    done = run(f"def application(environ, start_response):\n    {changed}\n    raise ValueError")
+    assert "ERROR cgi 192.0.2.7 GET /path: the application raised" in done.err
+
+
 def test_an_exception_within_the_answer(run: Run) -> None:
     done = run(
         "def application(environ, start_response):\n    start_response('200 OK', [])\n    yield b'begun'\n    1/0"

@@ -193,11 +193,12 @@ class FastCGICodec(Codec):
         stream = self._whole
         if stream is None or stream.state != _DONE or stream.keep != keep:
             self._whole = stream = _Stream(FCGI_RESPONDER, keep)
-            stream.state = _DONE
         self._streams[1] = stream
         if not keep:
             self._close_after = True
-        if self._head(1, stream, data[24 : 24 + size], events):
+        self._head(1, stream, data[24 : 24 + size], events)
+        if stream.state == _BODY:
+            stream.state = _DONE
             events.append(_END_OF_BODY_1)
         return after + 16
 
@@ -274,16 +275,10 @@ class FastCGICodec(Codec):
         block = parts[0] if len(parts) == 1 else b"".join(parts)
         stream.params = []
         stream.size = 0
-        if not self._head(number, stream, block, events):
-            return
-        if stream.role == FCGI_AUTHORIZER:  # it has no FCGI_STDIN (section 6.3)
-            stream.state = _DONE
-            events.append(EndOfBody(number))
-        else:
-            stream.state = _BODY
+        self._head(number, stream, block, events)
 
-    def _head(self, number: int, stream: _Stream, block: bytes, events: list[Event]) -> bool:
-        """Take all parameters of a request; False where it is refused."""
+    def _head(self, number: int, stream: _Stream, block: bytes, events: list[Event]) -> None:
+        """Take all parameters of a request."""
         try:
             params = parse_fastcgi_pairs(block, self._limits.params_count)
             length = content_length(params, "fastcgi") if params.get("CONTENT_LENGTH") else -1
@@ -293,12 +288,14 @@ class FastCGICodec(Codec):
                     raise LimitExceeded("fastcgi", "request body", length, most, 413)
         except RemoteProtocolError as error:
             self._refuse(number, stream, error, events)
-            return False
-        if stream.role == FCGI_AUTHORIZER:
+            return
+        if stream.role == FCGI_AUTHORIZER:  # it has no FCGI_STDIN (section 6.3)
+            stream.state = _DONE
             events.append(Request(number, params, 0, "authorizer", False, stream.keep))
+            events.append(EndOfBody(number))
         else:
+            stream.state = _BODY
             events.append(Request(number, params, length, "responder", False, stream.keep))
-        return True
 
     def _stdin(self, number: int, stream: _Stream, content: bytes, events: list[Event]) -> None:
         if stream.state == _PARAMS:

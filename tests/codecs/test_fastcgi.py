@@ -695,6 +695,26 @@ def test_keep_conn() -> None:
     assert codec.closing
 
 
+def test_what_is_wrong_with_a_request_is_not_the_next_ones() -> None:
+    """Requests that come whole: one refused at once, one when it was whole already, and sound ones between."""
+    codec = FastCGICodec()
+    sound = request(1, {"A": "b"}, b"", KEEP)
+    for wire, found in [
+        (sound, asked(1, {"A": "b"}, keep=True)),
+        (request(1, {"CONTENT_LENGTH": "x"}, b"", KEEP), [Refused]),
+        (sound, asked(1, {"A": "b"}, keep=True)),
+        (sound + rec(PARAMS, 1, pair("C", "d")) * 2, [*asked(1, {"A": "b"}, keep=True), Refused]),
+        (sound, asked(1, {"A": "b"}, keep=True)),
+    ]:
+        events = codec.feed(wire)
+        assert [type(event) if isinstance(event, Refused) else event for event in events] == found
+        codec.send(ResponseHead(1, "200 OK", [], b"", end=True))
+        assert not codec.closing
+    assert codec.feed(request(1, {"A": "b"})) == asked(1, {"A": "b"})
+    codec.send(EndOfResponse(1))
+    assert codec.closing
+
+
 def test_one_request_that_is_not_kept_closes_when_the_last_is_answered() -> None:
     codec = started(request(1, flags=KEEP), request(2), request(3, flags=KEEP))
     for number in (2, 3):

@@ -66,8 +66,8 @@ class Seat:
         self._doubles[_SINCE] = now
         serial = self.serial + 1
         self.serial = serial
-        ints[_SERIAL] = serial
         self.busy = True
+        ints[_SERIAL] = serial  # at last: who is busy has all that is told of it
 
     def end(self, protocol: str, status: str, taken: float, now: float) -> None:
         """The request has been served with ``status`` (as ``200 OK``), in ``taken`` seconds."""

@@ -136,10 +136,10 @@ TABLE: dict[str, list[str]] = {
     "the user": ["print(os.getresuid(), os.getresgid(), os.getgroups())"],
     "its own /proc": ["print(os.stat('/proc/self/fd').st_uid, os.access('/proc/self/environ', os.R_OK))"],
     "the mask": ["m = os.umask(0)", "print(m)"],
-    "signals": [
+    "signals": [  # without SigQ, which counts the signals of all the user's processes (proc_pid_status(5))
         "import signal",
         "print([(n, str(signal.getsignal(n))) for n in sorted(signal.valid_signals())], signal.pthread_sigmask(0, ()))",
-        "print([l for l in open('/proc/self/status') if l.startswith(('Sig', 'NoNewPrivs', 'Cap'))])",
+        "print([l for l in open('/proc/self/status') if l.startswith(('SigP', 'SigB', 'SigI', 'SigC', 'No', 'Cap'))])",
     ],
     "limits": ["import resource", "print([resource.getrlimit(n) for n in range(16)])"],
     "exit 3": ["sys.exit(3)"],

@@ -116,10 +116,14 @@ class Called:
 
     def __init__(self) -> None:
         self.fd, self._out = os.pipe()
+        os.set_blocking(self.fd, False)
         self._functions: list[Callable[[], object]] = []
 
     def on_ready(self) -> None:
-        os.read(self.fd, 1)
+        try:
+            os.read(self.fd, 1)
+        except BlockingIOError:  # another thread has taken it, promoted before the byte was read
+            return
         self._functions.pop(0)()
 
     def call(self, function: Callable[[], object]) -> None:

@@ -255,9 +255,7 @@ def check(row: Row) -> None:
         assert row.done in (row.serial - 1, row.serial), row
     else:
         assert row.done in (row.serial - 1, row.serial), row  # the next one is about to begin
-        assert row.busy_time in (row.done, row.done + 1.0), (
-            row
-        )  # at full speed it may outrun every try to read it whole
+        assert row.busy_time in (row.done, row.done + 1.0), row  # it may outrun every try to read it whole
         assert not row.done or row.since >= 2.0 * row.done + 1.0, row
 
 
@@ -351,10 +349,10 @@ def test_a_writer_in_another_process_at_full_speed() -> None:
             check(row)
             seen.add(row.serial)
             assert not gone(pid)
-    # It was killed in the midst of anything, and what it counted is not lost.
+    # It was killed in the midst of anything, and what it counted is not lost; done comes last.
     _, row = board.rows(0)
     board.clear(0)
-    assert sum(sum(histogram.counts) for histogram in board.times().values()) in (row.done, row.done - 1)
+    assert sum(sum(histogram.counts) for histogram in board.times().values()) in (row.done, row.done + 1)
     assert board.rows(0)[1].busy is False
 
 

@@ -59,5 +59,12 @@ class Codec:
         """Encode one event."""
         raise NotImplementedError
 
+    def parts(self, event: Event) -> list[bytes | memoryview]:
+        """Encode one event as ``send`` does, in pieces that follow each other, without a copy of a block of body.
+
+        The first piece of a ResponseHead is its head.
+        """
+        return [self.send(event)]
+
     def last(self) -> None:
         """Have the next response end the connection, and say so, where the protocol's responses can."""

@@ -52,6 +52,7 @@ from gateways.codecs.fastcgi_records import (
     FCGI_VERSION_1,
     record,
     record_header,
+    stream_parts,
     stream_records,
 )
 from gateways.codecs.pairs import content_length, encode_fastcgi_pairs, fastcgi_list, parse_fastcgi_pairs
@@ -380,6 +381,21 @@ class FastCGICodec(Codec):
         if isinstance(event, Request):
             raise LocalProtocolError("fastcgi", "the application side sends no requests")
         return b""
+
+    def parts(self, event: Event) -> list[bytes | memoryview]:
+        """As ``send``, without a copy of a block of body."""
+        if isinstance(event, Body):
+            self._check_active(event.stream)
+            return stream_parts(FCGI_STDOUT, event.stream, b"", event.data)
+        if isinstance(event, ResponseHead):
+            head = encode_head("fastcgi", "Status: " + event.status, event.headers)
+            if len(head) <= CONTENT_CHUNK:
+                self._check_active(event.stream)
+                parts = stream_parts(FCGI_STDOUT, event.stream, head, event.content)
+                if event.end:
+                    parts.append(self._end_request(event.stream, 0))
+                return parts
+        return [self.send(event)]
 
     def _check_active(self, number: int) -> None:
         if number not in self._streams:

@@ -32,6 +32,7 @@ __all__ = [
     "FCGI_VERSION_1",
     "record",
     "record_header",
+    "stream_parts",
     "stream_records",
 ]
 
@@ -83,3 +84,18 @@ def stream_records(kind: int, stream: int, data: bytes) -> bytes:
     if len(data) <= FCGI_MAX_LENGTH:
         return record(kind, stream, data) if data else b""
     return b"".join([record(kind, stream, data[at : at + CONTENT_CHUNK]) for at in range(0, len(data), CONTENT_CHUNK)])
+
+
+def stream_parts(kind: int, stream: int, first: bytes, data: bytes) -> list[bytes | memoryview]:
+    """As ``stream_records`` of ``first``, which one record can hold, and ``data``: in pieces, no copy of ``data``."""
+    size = len(first) + len(data)
+    if size <= FCGI_MAX_LENGTH:
+        return [record_header(kind, stream, size) + first, data]
+    view = memoryview(data)
+    at = CONTENT_CHUNK - len(first)
+    parts: list[bytes | memoryview] = [record_header(kind, stream, CONTENT_CHUNK) + first, view[:at]]
+    while at < len(data):
+        block = view[at : at + CONTENT_CHUNK]
+        parts += (record_header(kind, stream, len(block)), block)
+        at += CONTENT_CHUNK
+    return parts

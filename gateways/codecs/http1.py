@@ -326,15 +326,11 @@ class HTTP1Codec(Codec):
             return b""
         if not isinstance(event, (ResponseHead, Body, RawBody, EndOfResponse, Continue)):
             raise _local(f"the application side sends no {type(event).__name__}")
-        if self._held and not self._exchanges and event.stream == self._current:
-            self._fail()  # an answer to a head that did not come in time
-        if not self._exchanges or self._exchanges[0].stream != event.stream:
-            if isinstance(event, Continue) and not (self._exchanges and event.stream > self._exchanges[0].stream):
-                return b""  # answered already
-            raise _local(f"request {event.stream} is not the one to answer")
-        exchange = self._exchanges[0]
         if isinstance(event, ResponseHead):
-            return self._response_head(exchange, event)
+            return b"".join(self.parts(event))
+        if isinstance(event, Continue) and not (self._exchanges and event.stream >= self._exchanges[0].stream):
+            return b""  # answered already
+        exchange = self._oldest(event.stream)
         if isinstance(event, Continue):
             wanted = exchange.waits and not exchange.received and exchange.framing == _UNSENT
             exchange.waits = exchange.waits and not wanted
@@ -350,12 +346,26 @@ class HTTP1Codec(Codec):
         self._count(exchange, event.size)
         return b""
 
+    def parts(self, event: Event) -> list[bytes | memoryview]:
+        """As ``send``, without a copy of a block of body."""
+        if isinstance(event, ResponseHead):
+            return self._response(self._oldest(event.stream), event)
+        return [self.send(event)]
+
+    def _oldest(self, stream: int) -> _Exchange:
+        """Return the oldest request without a whole response, which must be ``stream``; raises LocalProtocolError."""
+        if self._held and not self._exchanges and stream == self._current:
+            self._fail()  # an answer to a head that did not come in time
+        if not self._exchanges or self._exchanges[0].stream != stream:
+            raise _local(f"request {stream} is not the one to answer")
+        return self._exchanges[0]
+
     def last(self) -> None:
         """Answer the oldest request with ``Connection: close`` (RFC 9112 section 9.6)."""
         if self._exchanges:
             self._exchanges[0].keep = False
 
-    def _response_head(self, exchange: _Exchange, event: ResponseHead) -> bytes:
+    def _response(self, exchange: _Exchange, event: ResponseHead) -> list[bytes | memoryview]:
         if exchange.framing != _UNSENT or _STATUS.fullmatch(event.status) is None:
             raise _local(f"a second response head, or not a status: {event.status!r}")
         code = event.status[:3]
@@ -377,7 +387,7 @@ class HTTP1Codec(Codec):
             if code == "101" or event.end:
                 raise _local(f"{event.status} is no final response, or asks for another protocol")
             exchange.waits = exchange.waits and code != "100"
-            return encode_head("http", first_line, headers) if exchange.http11 else b""
+            return [encode_head("http", first_line, headers) if exchange.http11 else b""]
 
         if self._date is not None and not any(name.lower() == "date" for name, _ in headers):
             headers.append(("Date", self._date()))
@@ -399,14 +409,16 @@ class HTTP1Codec(Codec):
             headers.append(("Connection", "close"))
         elif not exchange.http11:
             headers.append(("Connection", "keep-alive"))
-        data = encode_head("http", first_line, headers)  # what it refuses changes no state
+        head = encode_head("http", first_line, headers)  # what it refuses changes no state
         exchange.framing = framing
         exchange.left = left
         exchange.keep = keep
         self._last = self._last or not keep
         self.raw_size = RAW_SIZE if framing == _LENGTH or framing == _UNTIL_CLOSE else 0
-        data += self._body(exchange, event.content)
-        return data + self._end(exchange) if event.end else data
+        parts: list[bytes | memoryview] = [head, self._body(exchange, event.content)]
+        if event.end:
+            parts.append(self._end(exchange))
+        return parts
 
     def _body(self, exchange: _Exchange, data: bytes) -> bytes:
         if exchange.framing == _NO_BODY or not data:

@@ -113,9 +113,7 @@ class SingleRequestCodec(Codec):
     def send(self, event: Event) -> bytes:
         """Encode ResponseHead, Body, EndOfResponse; the others have no form here and cost no bytes."""
         if isinstance(event, ResponseHead):
-            if event.end:
-                self.closing = True
-            head = encode_head(self.protocol, self.status_prefix + event.status, event.headers)
+            head = self._head(event)
             return head + event.content if event.content else head
         if isinstance(event, Body):
             return event.data
@@ -124,3 +122,14 @@ class SingleRequestCodec(Codec):
         elif isinstance(event, Request):
             raise LocalProtocolError(self.protocol, "the application side sends no requests")
         return b""
+
+    def parts(self, event: Event) -> list[bytes | memoryview]:
+        """As ``send``, without a copy of a block of body."""
+        if isinstance(event, ResponseHead):
+            return [self._head(event), event.content]
+        return [self.send(event)]
+
+    def _head(self, event: ResponseHead) -> bytes:
+        if event.end:
+            self.closing = True
+        return encode_head(self.protocol, self.status_prefix + event.status, event.headers)

@@ -12,8 +12,7 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Iterable
-from os import close, read, write
+from os import close, read, sendfile, write, writev
 from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
@@ -42,6 +41,11 @@ HALF: Final[int] = getattr(select, "POLLRDHUP", 0)
 """The peer has closed its sending side; Linux alone tells of it without a read."""
 WATCH: Final = 0.25
 """Seconds between two looks at a request whose thread waits for something else than its peer."""
+_IOV_MAX: Final = 1024
+"""Pieces that one system call may write (limits.h; POSIX wants at least 16, everybody has 1024)."""
+_TRIES: Final = 2
+"""How often os.sendfile is tried again where the peer's window is full, before its thread waits. A peer that reads on
+another core makes room within microseconds; to sleep and to be woken costs ten of them, and cold caches."""
 LOOK: Final = 0.1
 """Seconds after which a thread that waits for its peer looks whether its request's time is over."""
 
@@ -134,7 +138,7 @@ class Connection:
         try:
             events = codec.feed(data) if data else codec.feed_eof()
         except RemoteProtocolError as error:
-            self.route(error.events)  # type: ignore[arg-type]  # a Sequence of events; errors.py knows no events
+            self.route(list(error.events))  # type: ignore[arg-type]  # errors.py knows no events
             self.fail(error)
         else:
             self.route(events)
@@ -147,7 +151,7 @@ class Connection:
             except PeerClosed:
                 self.eof = True
 
-    def route(self, events: Iterable[Event]) -> None:
+    def route(self, events: list[Event]) -> None:
         """Give each event to the request that it belongs to."""
         for event in events:
             if isinstance(event, Request):
@@ -375,22 +379,40 @@ class Connection:
         except OSError as error:
             raise PeerClosed(f"the peer went away: {error.strerror}") from None
         if sent != len(data):
-            self.write_rest(data, sent)
+            self._write_rest([memoryview(data)[sent:]])
 
-    def write_rest(self, data: bytes, sent: int) -> None:
-        """Write what is left of ``data`` after ``sent`` bytes, waiting for the peer; raises PeerClosed."""
-        rest = memoryview(data)[sent:]
+    def write_parts(self, parts: list[bytes | memoryview]) -> None:
+        """As ``write``, for what is in several pieces; takes from ``parts`` what it has written."""
+        if self.torn:
+            raise PeerClosed("the peer has not taken all of what was written before")
+        self._writev(parts)
+        if parts:
+            self._write_rest(parts)
+
+    def _write_rest(self, parts: list[bytes | memoryview]) -> None:
+        """Write what the peer's window had no room for, waiting for it."""
         self.torn = True
-        while rest:
+        while parts:
             self._wait_writable()
-            try:
-                sent = os.write(self.fd, rest)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise PeerClosed(f"the peer went away: {error.strerror}") from None
-            rest = rest[sent:]
+            self._writev(parts)
         self.torn = False
+
+    def _writev(self, parts: list[bytes | memoryview]) -> None:
+        """Write what there is room for, and take it from ``parts``."""
+        try:
+            sent = writev(self.fd, parts if len(parts) <= _IOV_MAX else parts[:_IOV_MAX])
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise PeerClosed(f"the peer went away: {error.strerror}") from None
+        count = 0
+        for part in parts:
+            if sent < len(part):
+                parts[count] = memoryview(part)[sent:]
+                break
+            sent -= len(part)
+            count += 1
+        del parts[:count]
 
     def limit_writes(self, exchange: Exchange, until: float) -> None:  # noqa: ARG002  (others share their connection)
         """Wait for the peer until then and no longer; 0 is no limit."""
@@ -419,11 +441,15 @@ class Connection:
         if header:
             Connection.write(self, header)
         count = event.size
+        tries = 0
         while count:
             try:
-                sent = os.sendfile(self.fd, fd, offset, count)
+                sent = sendfile(self.fd, fd, offset, count)
             except BlockingIOError:
-                self._wait_writable()
+                tries += 1
+                if tries > _TRIES:
+                    tries = 0
+                    self._wait_writable()
                 continue
             except OSError as error:
                 raise PeerClosed(f"the peer went away: {error.strerror}") from None

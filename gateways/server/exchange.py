@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Exchange"]
 
+LARGE_BLOCK: Final = 4096
+"""Bytes of body from which on a copy costs more than a system call with several pieces."""
 _LONG_HEAD: Final = 4096  # bytes: nginx's default fastcgi_buffer_size and the like, one memory page
 _FILE_BLOCK: Final = 65_536
 
@@ -98,6 +100,9 @@ class Exchange:
             self.sent += len(event.data)
             connection.send_body(event)
             return
+        if isinstance(event, ResponseHead) and len(event.content) >= LARGE_BLOCK:
+            self._send_parts(event)
+            return
         data = connection.codec.send(event)
         if isinstance(event, ResponseHead):
             self.status = event.status
@@ -109,6 +114,18 @@ class Exchange:
             self.ended = True
         if data:
             connection.write(data)
+        if self.ended:
+            connection.answered(self)
+
+    def _send_parts(self, event: ResponseHead) -> None:
+        """Write a head and the large block behind it, which is not copied."""
+        connection = self.connection
+        parts = connection.codec.parts(event)
+        self.status = event.status
+        self.sent = len(event.content)
+        self.ended = event.end
+        self._warn_long_head(len(parts[0]))
+        connection.write_parts(parts)
         if self.ended:
             connection.answered(self)
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import select
 import threading
-from collections.abc import Iterable
-from os import writev
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +17,7 @@ from gateways.codecs.events import Abort, Body, EndOfBody, EndOfResponse, Event,
 from gateways.codecs.refusal import error_response
 from gateways.errors import BodyError, LocalProtocolError, PeerClosed, RemoteProtocolError, RequestTimeout
 from gateways.server.connection import GONE, HALF, LOOK, WATCH, Connection
-from gateways.server.exchange import Exchange
+from gateways.server.exchange import LARGE_BLOCK, Exchange
 
 if TYPE_CHECKING:
     from gateways.codecs import Codec
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["MultiplexConnection"]
 
 _NEVER: Final = float("inf")
-_COPIED: Final = 4096  # bytes of body up to which a copy costs less than a longer system call
 _SHARED: Final = 0.02
 """As WATCH, where another thread may have read what this one waits for."""
 _MOMENT: Final = 0.25
@@ -58,7 +55,7 @@ class MultiplexConnection(Connection):
         self.lock = Lock()
         self.write_lock = Lock()
 
-    def route(self, events: Iterable[Event]) -> None:
+    def route(self, events: list[Event]) -> None:
         """Give each event to the request that it belongs to."""
         for event in events:
             if isinstance(event, Request):
@@ -454,30 +451,16 @@ class MultiplexConnection(Connection):
 
     def send_body(self, event: Body) -> None:
         """Write a block of body; a large one is not copied behind the headers of its records."""
-        data = event.data
-        if len(data) < _COPIED:
+        if len(event.data) < LARGE_BLOCK:
             self.write(self.codec.send(event))
-            return
-        most = self.codec.raw_size
-        if len(data) <= most:
-            self._write_record(self.codec.send(RawBody(event.stream, len(data))), data)
-            return
-        view = memoryview(data)
-        for at in range(0, len(data), most):
-            block = view[at : at + most]
-            self._write_record(self.codec.send(RawBody(event.stream, len(block))), block)
+        else:
+            self.write_parts(self.codec.parts(event))
 
-    def _write_record(self, header: bytes, content: bytes | memoryview) -> None:
+    def write_parts(self, parts: list[bytes | memoryview]) -> None:
+        """Write whole records in pieces, one thread at a time; raises PeerClosed."""
         self._begin_write()
         try:
-            try:
-                sent = writev(self.fd, (header, content))
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                raise PeerClosed(f"the peer went away: {error.strerror}") from None
-            if sent != len(header) + len(content):
-                self.write_rest(header + content, sent)
+            super().write_parts(parts)
         except (PeerClosed, RequestTimeout):
             self._break()
             raise

@@ -226,11 +226,13 @@ class Pool:
         """Do what is ready, and lead or follow as it falls to this thread, until the pool has finished."""
         ready = self.ready
         while True:
-            try:
-                task = ready.popleft()
-            except IndexError:
+            if not ready:
                 if not self._poll(me):
                     return
+                continue
+            try:
+                task = ready.popleft()
+            except IndexError:  # another thread was faster
                 continue
             self.beat += 1
             try:

@@ -671,6 +671,37 @@ def test_a_long_first_block(size: int) -> None:
         assert codec.closing == end
 
 
+@pytest.mark.parametrize("size", [0, 1, 10_000, 65_535 - 18, 65_536 - 18, 65_535, 65_536, 76_000])
+@pytest.mark.parametrize("end", [False, True])
+@pytest.mark.parametrize("fields", [[], [("A", "b" * 70_000)]], ids=["", "long head"])
+def test_a_response_in_pieces(fields: list[tuple[str, str]], end: bool, size: int) -> None:
+    """They are the bytes of ``send``, and those of the block are not copied."""
+    one = started(request(300))
+    other = started(request(300))
+    block = NOISE[:size]
+    events: list[Event] = [ResponseHead(300, "200 OK", fields, block, end)]
+    if not end:
+        events += (Body(300, block or b"x"), ErrorOutput(300, block), EndOfResponse(300))
+    for event in events:
+        parts = other.parts(event)
+        assert b"".join(parts) == one.send(event)
+        if isinstance(event, ResponseHead) and not fields:
+            assert parts[0][8:] == b"Status: 200 OK\r\n\r\n"
+            assert all(part.obj is block for part in parts if isinstance(part, memoryview))
+    assert one.closing
+    assert other.closing
+    for event in (ResponseHead(300, "200 OK"), Body(300, b"x"), EndOfResponse(300)):
+        with pytest.raises(LocalProtocolError, match="request 300 is not active"):
+            other.parts(event)
+
+
+def test_what_is_refused_in_pieces_has_not_begun() -> None:
+    codec = started(request(1))
+    with pytest.raises(LocalProtocolError, match="CR, LF or NUL"):
+        codec.parts(ResponseHead(1, "200 OK", [("A", "b\r\nc: d")], b"x", end=True))
+    assert records(b"".join(codec.parts(ResponseHead(1, "500 Oops", [], b"", end=True))))[1:] == ended(1)
+
+
 @pytest.mark.parametrize(("size", "count"), [(1, 1), (65_535, 1), (65_536, 2), (76_800, 2)])
 @pytest.mark.parametrize(("event", "kind"), [(Body, STDOUT), (ErrorOutput, STDERR)])
 def test_long_streams(size: int, count: int, event: type[Body | ErrorOutput], kind: int) -> None:

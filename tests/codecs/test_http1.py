@@ -598,6 +598,28 @@ def test_responses(data: bytes, events: list[Event], wire: bytes, closing: bool)
     assert bool(codec.feed(GET)) is not closing
 
 
+@pytest.mark.parametrize(("data", "events", "wire", "closing"), RESPONSES.values(), ids=RESPONSES.keys())
+def test_responses_in_pieces(data: bytes, events: list[Event], wire: bytes, closing: bool) -> None:
+    codec = HTTP1Codec()
+    codec.feed(data)
+    got = b""
+    for event in events:
+        parts = codec.parts(event)
+        assert not isinstance(event, ResponseHead) or not parts[0] or bytes(parts[0]).endswith(b"\r\n\r\n"), "a head"
+        got += b"".join(parts)
+    assert got == wire
+    assert codec.closing is closing
+
+
+def test_the_block_behind_a_head_is_not_copied() -> None:
+    codec = HTTP1Codec()
+    codec.feed(GET)
+    block = b"x" * 100_000
+    assert codec.parts(ResponseHead(1, "200 OK", [], block, end=True))[1] is block
+    with pytest.raises(LocalProtocolError, match="request 1 is not the one to answer"):
+        codec.parts(ResponseHead(1, "200 OK", [], block, end=True))
+
+
 @pytest.mark.parametrize(
     ("data", "fields", "raw"),
     [

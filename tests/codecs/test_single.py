@@ -159,6 +159,24 @@ def test_response_heads(name: str) -> None:
 
 
 @pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("end", [False, True])
+def test_a_response_in_pieces(make: Callable[[], Codec], end: bool) -> None:
+    """The bytes of ``send``, the head first; the block is not copied."""
+    one = make()
+    other = make()
+    block = b"\0" * 70_000
+    head = ResponseHead(1, "200 OK", [("A", "b")], block, end)
+    parts = other.parts(head)
+    assert bytes(parts[0]).endswith(b" 200 OK\r\nA: b\r\n\r\n")
+    assert parts[1] is block
+    assert b"".join(parts) == one.send(head)
+    assert other.closing is end
+    assert other.parts(Body(1, block))[0] is block
+    assert b"".join(other.parts(EndOfResponse(1))) == b""
+    assert other.closing
+
+
+@pytest.mark.parametrize("make", BOTH)
 def test_a_response_closes(make: Callable[[], Codec]) -> None:
     codec = make()
     codec.send(HEAD)

@@ -108,15 +108,15 @@ def answer_of(protocol: str, data: bytes, stream: int = 1) -> Answer:
     """Read a whole response."""
     errors = b""
     if protocol == "fastcgi":
-        out = b""
+        out: list[bytes] = []
         ended = False
         for kind, number, content in records(data):
             if number == stream and not ended:
-                out += content if kind == STDOUT else b""
+                out += [content] if kind == STDOUT else []
                 errors += content if kind == STDERR else b""
                 ended = kind == END
         assert ended, "no FCGI_END_REQUEST"
-        data = out
+        data = b"".join(out)
     head, _, body = data.partition(b"\r\n\r\n")
     found = re.match(rb"(?:Status: |HTTP/1\.1 )(\d\d\d)", head)
     if b"transfer-encoding: chunked" in head.lower():
@@ -135,12 +135,13 @@ def unchunk(data: bytes) -> bytes:
 
 def records(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Yield type, stream and content of each record; the wire must end with one."""
-    while data:
-        assert data[0] == 1, "no FastCGI record"
-        kind, number, size, padding = struct.unpack_from(">xBHHB", data)
-        assert len(data) >= 8 + size + padding, "the wire ends within a record"
-        yield kind, number, data[8 : 8 + size]
-        data = data[8 + size + padding :]
+    at = 0
+    while at < len(data):
+        assert data[at] == 1, "no FastCGI record"
+        kind, number, size, padding = struct.unpack_from(">xBHHB", data, at)
+        assert len(data) >= at + 8 + size + padding, "the wire ends within a record"
+        yield kind, number, data[at + 8 : at + 8 + size]
+        at += 8 + size + padding
 
 
 def reset(sock: socket.socket) -> None:
@@ -195,10 +196,10 @@ class Peer:
 
     def read(self) -> bytes:
         """Return all until the server closes; a reset is an error."""
-        data, self.buffer = self.buffer, b""
+        blocks, self.buffer = [self.buffer], b""
         while block := self.sock.recv(65_536):
-            data += block
-        return data
+            blocks.append(block)
+        return b"".join(blocks)
 
     def answer(self) -> Answer:
         """Return the answer that ends with the connection."""

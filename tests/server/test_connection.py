@@ -10,6 +10,7 @@ import struct
 import tempfile
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -116,6 +117,71 @@ def test_large_body_both_ways() -> None:
             answer = peer.read()
             sender.join()
             assert answer_of(protocol, answer).body == data
+
+
+@every_protocol
+@one_or_more_threads
+@both_families
+def test_a_large_block_behind_the_head(protocol: str, threads: int, tcp: bool) -> None:
+    """It goes out in pieces, in which nothing of it may be lost, whatever the peer's window has room for."""
+    data = os.urandom(3_000_000)
+
+    def app(exchange: Exchange) -> None:
+        reply(exchange, data[: int(exchange.request.params["REQUEST_URI"][1:])])
+
+    with Served(app, protocol, threads=threads, tcp=tcp) as served:
+        for size in (4_095, 4_096, 60_000, 65_535, 65_536, 131_057, 3_000_000):
+            with served.connect() as peer:
+                peer.send(request(protocol, f"/{size}"))
+                assert answer_of(protocol, peer.read()).body == data[:size]
+            with served.connect(receive_buffer=4_096) as peer:
+                peer.send(request(protocol, f"/{size}"))
+                got = b""
+                while block := peer.sock.recv(50_021):
+                    got += block
+                assert answer_of(protocol, got).body == data[:size]
+    assert not served.log.lines
+
+
+@pytest.mark.parametrize("protocol", ["fastcgi", "http"])
+@one_or_more_threads
+def test_large_blocks_on_a_kept_connection(protocol: str, threads: int) -> None:
+    data = os.urandom(300_000)
+    with Served(lambda exchange: reply(exchange, data), protocol, threads=threads) as served, served.connect() as peer:
+        for _ in range(20):
+            assert peer.keep_get().body == data
+        assert served.open_connections() == 1
+
+
+def test_more_pieces_than_one_system_call_takes() -> None:
+    data = os.urandom(1_000_000) * 36  # 550 records, a header and a block each: IOV_MAX is 1,024
+    with Served(lambda exchange: reply(exchange, data), "fastcgi") as served, served.connect() as peer:
+        peer.send(request("fastcgi"))
+        assert answer_of("fastcgi", peer.read()).body == data
+
+
+def test_a_large_block_is_not_copied() -> None:
+    """Over FastCGI four copies of it were made once; the application's one is all there need be."""
+    data = os.urandom(100_000) * 300
+    held: list[int] = []
+
+    def app(exchange: Exchange) -> None:
+        tracemalloc.start()
+        try:
+            reply(exchange, data)
+            held.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+
+    room = bytearray(31_000_000)
+    for protocol in PROTOCOLS:
+        with Served(app, protocol) as served, served.connect() as peer:
+            peer.send(request(protocol))
+            got = 0
+            while count := peer.sock.recv_into(memoryview(room)[got:]):  # which takes no memory
+                got += count
+        assert answer_of(protocol, bytes(room[:got])).body == data
+    assert max(held) < 1_000_000, held
 
 
 @every_protocol

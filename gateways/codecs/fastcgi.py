@@ -360,9 +360,10 @@ class FastCGICodec(Codec):
         if isinstance(event, ResponseHead):
             number = event.stream
             content = encode_head("fastcgi", "Status: " + event.status, event.headers) + event.content
-            self._check_active(number)
             if event.end and len(content) <= FCGI_MAX_LENGTH:
-                return record(FCGI_STDOUT, number, content) + self._end_request(number, 0)
+                end = self._end_request(number, 0)  # which knows whether the stream is active
+                return record(FCGI_STDOUT, number, content) + end
+            self._check_active(number)
             data = stream_records(FCGI_STDOUT, number, content)
             return data + self._end_request(number, 0) if event.end else data
         if isinstance(event, Body):

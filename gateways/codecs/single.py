@@ -113,7 +113,9 @@ class SingleRequestCodec(Codec):
     def send(self, event: Event) -> bytes:
         """Encode ResponseHead, Body, EndOfResponse; the others have no form here and cost no bytes."""
         if isinstance(event, ResponseHead):
-            head = self._head(event)
+            if event.end:
+                self.closing = True
+            head = encode_head(self.protocol, self.status_prefix + event.status, event.headers)
             return head + event.content if event.content else head
         if isinstance(event, Body):
             return event.data
@@ -126,10 +128,6 @@ class SingleRequestCodec(Codec):
     def parts(self, event: Event) -> list[bytes | memoryview]:
         """As ``send``, without a copy of a block of body."""
         if isinstance(event, ResponseHead):
-            return [self._head(event), event.content]
+            head = ResponseHead(event.stream, event.status, event.headers, b"", event.end)
+            return [self.send(head), event.content]
         return [self.send(event)]
-
-    def _head(self, event: ResponseHead) -> bytes:
-        if event.end:
-            self.closing = True
-        return encode_head(self.protocol, self.status_prefix + event.status, event.headers)

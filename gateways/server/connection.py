@@ -379,40 +379,38 @@ class Connection:
         except OSError as error:
             raise PeerClosed(f"the peer went away: {error.strerror}") from None
         if sent != len(data):
-            self._write_rest([memoryview(data)[sent:]])
+            self._write_rest([data], sent)
 
     def write_parts(self, parts: list[bytes | memoryview]) -> None:
-        """As ``write``, for what is in several pieces; takes from ``parts`` what it has written."""
+        """As ``write``, for what is in several pieces; ``parts`` may be changed."""
         if self.torn:
             raise PeerClosed("the peer has not taken all of what was written before")
-        self._writev(parts)
-        if parts:
-            self._write_rest(parts)
+        sent = self._writev(parts)
+        size = 0
+        for part in parts:
+            size += len(part)
+        if sent != size:
+            self._write_rest(parts, sent)
 
-    def _write_rest(self, parts: list[bytes | memoryview]) -> None:
-        """Write what the peer's window had no room for, waiting for it."""
+    def _write_rest(self, parts: list[bytes | memoryview], sent: int) -> None:
+        """Write what is left of ``parts`` after ``sent`` bytes, waiting for the peer."""
         self.torn = True
-        while parts:
+        while True:
+            _take_off(parts, sent)
+            if not parts:
+                break
             self._wait_writable()
-            self._writev(parts)
+            sent = self._writev(parts)
         self.torn = False
 
-    def _writev(self, parts: list[bytes | memoryview]) -> None:
-        """Write what there is room for, and take it from ``parts``."""
+    def _writev(self, parts: list[bytes | memoryview]) -> int:
+        """Write what there is room for, and return how much that is."""
         try:
-            sent = writev(self.fd, parts if len(parts) <= _IOV_MAX else parts[:_IOV_MAX])
+            return writev(self.fd, parts if len(parts) <= _IOV_MAX else parts[:_IOV_MAX])
         except BlockingIOError:
-            return
+            return 0
         except OSError as error:
             raise PeerClosed(f"the peer went away: {error.strerror}") from None
-        count = 0
-        for part in parts:
-            if sent < len(part):
-                parts[count] = memoryview(part)[sent:]
-                break
-            sent -= len(part)
-            count += 1
-        del parts[:count]
 
     def limit_writes(self, exchange: Exchange, until: float) -> None:  # noqa: ARG002  (others share their connection)
         """Wait for the peer until then and no longer; 0 is no limit."""
@@ -636,3 +634,15 @@ def wait_for(fd: int, event: int, timeout: float) -> bool:
     poll = select.poll()
     poll.register(fd, event)
     return bool(poll.poll(timeout * 1000))
+
+
+def _take_off(parts: list[bytes | memoryview], sent: int) -> None:
+    """Take the first ``sent`` bytes off ``parts``."""
+    count = 0
+    for part in parts:
+        if sent < len(part):
+            parts[count] = memoryview(part)[sent:]
+            break
+        sent -= len(part)
+        count += 1
+    del parts[:count]

@@ -460,7 +460,7 @@ class MultiplexConnection(Connection):
         """Write whole records in pieces, one thread at a time; raises PeerClosed."""
         self._begin_write()
         try:
-            super().write_parts(parts)
+            Connection.write_parts(self, parts)
         except (PeerClosed, RequestTimeout):
             self._break()
             raise
@@ -471,7 +471,7 @@ class MultiplexConnection(Connection):
         """Write a record from an open file, one thread at a time; raises PeerClosed, LocalProtocolError."""
         self._begin_write()
         try:
-            super().send_raw(event, fd, offset)
+            Connection.send_raw(self, event, fd, offset)
         except (PeerClosed, RequestTimeout):
             self._break()
             raise

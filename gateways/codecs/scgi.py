@@ -17,7 +17,6 @@ from gateways.errors import LimitExceeded, MalformedMessage
 __all__ = ["SCGICodec"]
 
 _ZERO: Final = 0x30
-_COLON: Final = 0x3A
 _COMMA: Final = 0x2C
 _MAX_DIGITS: Final = 10
 
@@ -28,28 +27,30 @@ class SCGICodec(SingleRequestCodec):
     protocol: str = "scgi"
 
     def _feed_head(self, data: bytes) -> list[Event]:
-        limit = self._limits.params_bytes
-        size = 0
-        at = 0
-        for at in range(len(data)):
-            digit = data[at] - _ZERO
-            if 0 <= digit <= 9 and (digit or size) and at < _MAX_DIGITS:
-                size = size * 10 + digit
-                if size > limit:
-                    raise LimitExceeded("scgi", "header netstring", size, limit, 431)
-            elif data[at] == _COLON and size:
-                break
-            else:
-                raise _no_length(data[: at + 1])
-        else:
+        colon = data.find(b":", 0, _MAX_DIGITS + 1)
+        digits = data[:colon] if colon > 0 else b""
+        size = int(digits) if digits.isdigit() and digits[0] != _ZERO else 0
+        if not 0 < size <= self._limits.params_bytes:
+            self._check_length(data)
             return self._wait(data)
-        start = at + 1
+        start = colon + 1
         end = start + size
         if len(data) <= end:
             return self._wait(data)
         if data[end] != _COMMA:
             raise MalformedMessage("scgi", "no comma after the netstring of headers")
         return self._begin(parse_scgi_headers(data[start:end], self._limits.params_count), data[end + 1 :])
+
+    def _check_length(self, data: bytes) -> None:
+        """Raise at the first byte that no netstring of headers can begin with, wherever the bytes were split."""
+        size = 0
+        for at in range(len(data)):
+            digit = data[at] - _ZERO
+            if not 0 <= digit <= 9 or not (digit or size) or at == _MAX_DIGITS:
+                raise _no_length(data[: at + 1])
+            size = size * 10 + digit
+            if size > self._limits.params_bytes:
+                raise LimitExceeded("scgi", "header netstring", size, self._limits.params_bytes, 431)
 
 
 def _no_length(wrong: bytes) -> MalformedMessage:

@@ -312,18 +312,24 @@ MUTANTS: list[Mutant] = [
     Mutant(
         "a length that starts with 0",
         SCGI,
-        "and (digit or size) and",
-        "and",
+        "digits.isdigit() and digits[0] != _ZERO",
+        "digits.isdigit()",
         "scgi.netstring.zero-first",
     ),
     Mutant(
         "the digits of the length",
         SCGI,
-        "else:\n                raise _no_length",
-        "elif data[at] != 0x2B:\n                raise _no_length",
+        "if digits.isdigit()",
+        "if digits.lstrip(b'+').isdigit()",
         "scgi.netstring.plus",
     ),
-    Mutant("the size of the headers", SCGI, "if size > limit:", "if False:", "scgi.netstring.endless"),
+    Mutant(
+        "the size of the headers",
+        SCGI,
+        "if not 0 < size <= self._limits.params_bytes:",
+        "if not size:",
+        "scgi.netstring.endless",
+    ),
     # -- uwsgi --------------------------------------------------------------------------------------------------------
     Mutant(
         "modifier1",

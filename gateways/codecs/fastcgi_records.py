@@ -90,7 +90,7 @@ def stream_parts(kind: int, stream: int, first: bytes, data: bytes) -> list[byte
     """As ``stream_records`` of ``first``, which one record can hold, and ``data``: in pieces, no copy of ``data``."""
     size = len(first) + len(data)
     if size <= FCGI_MAX_LENGTH:
-        return [record_header(kind, stream, size) + first, data]
+        return [record_header(kind, stream, size) + first, data] if size else []
     view = memoryview(data)
     at = CONTENT_CHUNK - len(first)
     parts: list[bytes | memoryview] = [record_header(kind, stream, CONTENT_CHUNK) + first, view[:at]]

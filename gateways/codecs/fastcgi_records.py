@@ -81,13 +81,11 @@ def record(kind: int, stream: int, content: bytes = b"") -> bytes:
 
 def stream_records(kind: int, stream: int, data: bytes) -> bytes:
     """Return ``data`` as records of a stream, without the empty record that ends it."""
-    if len(data) <= FCGI_MAX_LENGTH:
-        return record(kind, stream, data) if data else b""
-    return b"".join([record(kind, stream, data[at : at + CONTENT_CHUNK]) for at in range(0, len(data), CONTENT_CHUNK)])
+    return b"".join(stream_parts(kind, stream, b"", data))
 
 
 def stream_parts(kind: int, stream: int, first: bytes, data: bytes) -> list[bytes | memoryview]:
-    """As ``stream_records`` of ``first``, which one record can hold, and ``data``: in pieces, no copy of ``data``."""
+    """As ``stream_records`` of ``first``, which fits in one record, and ``data``, in pieces: ``data`` is not copied."""
     size = len(first) + len(data)
     if size <= FCGI_MAX_LENGTH:
         return [record_header(kind, stream, size) + first, data] if size else []

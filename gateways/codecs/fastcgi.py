@@ -115,6 +115,11 @@ class FastCGICodec(Codec):
     _dead: bool = False
     _whole: _Stream | None = None
     """Stands for each request that comes whole, one after another, until it has to be refused."""
+    _left: int = 0
+    """Bytes, content and padding, that are still to come of an FCGI_STDIN record whose beginning was handed on."""
+    _left_padding: int = 0
+    _left_to: int = 0
+    """The request that it belongs to."""
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS, *, max_conns: int = 1024, max_reqs: int = 1024) -> None:
         self._limits = limits
@@ -125,9 +130,10 @@ class FastCGICodec(Codec):
     @property
     def buffered(self) -> int:
         """Bytes held of records and parameters that are not whole."""
+        held = FCGI_HEADER_LEN if self._left else len(self._buffer)
         if not self._streams:
-            return len(self._buffer)
-        return len(self._buffer) + sum(stream.size for stream in list(self._streams.values()))
+            return held
+        return held + sum(stream.size for stream in list(self._streams.values()))
 
     @property
     def error_stream(self) -> int:
@@ -149,6 +155,8 @@ class FastCGICodec(Codec):
         at = 0
         if self._buffer:
             data = self._buffer + data
+        elif self._left:
+            at = self._go_on(data, events)
         elif not self._streams and data.startswith(_BEGIN_RESPONDER_1):
             at = self._whole_request(data, events)
             if at == len(data):
@@ -162,6 +170,8 @@ class FastCGICodec(Codec):
                 size = (data[at + 4] << 8) | data[at + 5]
                 after = start + size + data[at + 6]
                 if after > end:
+                    if data[at + 1] == FCGI_STDIN and end > start and size:
+                        at = self._part_of_stdin(data, at, size, events)
                     break
                 self._record(data[at + 1], (data[at + 2] << 8) | data[at + 3], data[start : start + size], events)
                 at = after
@@ -202,6 +212,36 @@ class FastCGICodec(Codec):
             stream.state = _DONE
             events.append(_END_OF_BODY_1)
         return after + 16
+
+    def _part_of_stdin(self, data: bytes, at: int, size: int, events: list[Event]) -> int:
+        """Hand on what has come of a record that starts at ``at`` and is not whole, where a body goes on with it.
+
+        To hold it until it is whole would copy an upload once more than needed, each time into fresh memory. Returns
+        how far it goes.
+        """
+        number = (data[at + 2] << 8) | data[at + 3]
+        stream = self._streams.get(number)
+        if stream is None or stream.state != _BODY:
+            return at
+        start = at + FCGI_HEADER_LEN
+        content = data[start : start + size]
+        stream.received += size - len(content)  # whether the body is too long does not depend on how it is read
+        self._stdin(number, stream, content, events)
+        self._left_to = number
+        self._left_padding = data[at + 6]
+        self._left = size + self._left_padding - (len(data) - start)
+        return len(data)
+
+    def _go_on(self, data: bytes, events: list[Event]) -> int:
+        """Take what comes of the record whose beginning was handed on; returns how far it goes."""
+        left = self._left
+        content = data[: max(0, left - self._left_padding)]
+        stream = self._streams.get(self._left_to)
+        if content and stream is not None and stream.state == _BODY:  # else it has been answered or refused meanwhile
+            events.append(Body(self._left_to, content))
+        taken = min(left, len(data))
+        self._left = left - taken
+        return taken
 
     def _record(self, kind: int, number: int, content: bytes, events: list[Event]) -> None:
         """Take one whole record. Records of streams that are not active are ignored (section 3.3)."""
@@ -339,10 +379,11 @@ class FastCGICodec(Codec):
             return [Closed()]
         self._dead = True
         waiting = [number for number, stream in list(self._streams.items()) if stream.state in (_PARAMS, _BODY)]
-        if self._buffer or waiting:
+        within = self._buffer or self._left
+        if within or waiting:
             raise TruncatedMessage(
                 "fastcgi",
-                "the peer closed within a record" if self._buffer else f"the peer closed within request {waiting[0]}",
+                "the peer closed within a record" if within else f"the peer closed within request {waiting[0]}",
             )
         return [Closed()]
 

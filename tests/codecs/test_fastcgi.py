@@ -609,10 +609,76 @@ def test_what_a_request_holds_is_let_go() -> None:
     codec.feed(rec(ABORT, 3))
     assert codec.buffered == 0
     codec.feed(rec(STDIN, 1, b"x" * 1_000)[:-1])
+    assert codec.buffered == 8  # all but the header has been handed on
+    codec.feed(b"x" + rec(STDIN, 9, b"x" * 1_000)[:-1])
     assert codec.buffered == 1_007
     with pytest.raises(MalformedMessage):
         codec.feed(b"x\2")
     assert codec.buffered == 0
+
+
+POSTED: Final = begin(1, KEEP) + rec(PARAMS, 1, pairs({"A": "b"})) + rec(PARAMS, 1)
+IN_BYTES: Final = Limits(body_bytes=12)
+
+
+def test_a_body_is_handed_on_as_it_comes() -> None:
+    codec = FastCGICodec()
+    codec.feed(POSTED)
+    long = rec(STDIN, 1, b"0123456789", 3)
+    assert codec.feed(long[:8]) == []
+    for at in range(8, 18):
+        assert codec.feed(long[at : at + 1]) == [Body(1, long[at : at + 1])]
+        assert codec.buffered == 8
+    assert codec.feed(long[18:20]) == []
+    assert codec.buffered == 8
+    assert codec.feed(long[20:]) == []
+    assert codec.buffered == 0
+    assert codec.feed(long[:12]) == [Body(1, b"0123")]
+    assert codec.feed(long[12:] + long[:9]) == [Body(1, b"456789"), Body(1, b"0")]
+    assert codec.feed(long[9:] + rec(STDIN, 1)) == [Body(1, b"123456789"), EndOfBody(1)]
+
+
+def test_what_has_come_whole_is_not_copied() -> None:
+    codec = FastCGICodec()
+    codec.feed(POSTED + rec(STDIN, 1, b"x" * 60_000)[:9])
+    piece = b"y" * 50_000
+    (event,) = codec.feed(piece)
+    assert isinstance(event, Body)
+    assert event.data is piece
+
+
+@pytest.mark.parametrize("at", [9, 12, 18, 19])
+def test_the_rest_of_a_record_is_nobodys_once_its_request_is_answered(at: int) -> None:
+    codec = FastCGICodec()
+    long = rec(STDIN, 1, b"0123456789", 3)
+    codec.feed(POSTED + long[:at])
+    codec.send(ResponseHead(1, "200 OK", [], b"", end=True))
+    assert codec.feed(long[at:]) == []
+    assert codec.feed(long[:at]) == []
+    assert codec.feed(long[at:] + POSTED) == [Request(1, {"A": "b"}, keep=True)]
+    assert codec.feed(long[:10]) == [Body(1, b"01")]
+
+
+@pytest.mark.parametrize("at", range(8, 25))
+def test_a_body_is_too_long_from_the_record_on_that_says_so(at: int) -> None:
+    """Also where only the beginning of that has come: what is handed on does not depend on the split."""
+    codec = FastCGICodec(IN_BYTES)
+    wire = rec(STDIN, 1, b"x" * 12) + rec(STDIN, 1, b"y" * 13, 4)
+    cut = 20 + at
+    events = [*codec.feed(POSTED), *codec.feed(wire[:cut]), *codec.feed(wire[cut:] + rec(STDIN, 1)), *codec.feed(b"")]
+    too_long = Denied(1, Fault(LimitExceeded, 413, "request body"))
+    assert plain(events) == [Request(1, {"A": "b"}, keep=True), Body(1, b"x" * 12), too_long]
+
+
+@pytest.mark.parametrize("at", [1, 8, 9, 18, 20])
+@pytest.mark.parametrize("answered", [False, True])
+def test_an_end_within_a_record_of_a_body(at: int, *, answered: bool) -> None:
+    codec = FastCGICodec()
+    codec.feed(POSTED + rec(STDIN, 1, b"0123456789", 3)[:at])
+    if answered:
+        codec.send(ResponseHead(1, "200 OK", [], b"", end=True))
+    with pytest.raises(TruncatedMessage, match="the peer closed within a record"):
+        codec.feed_eof()
 
 
 # -- answers --------------------------------------------------------------------------------------------------------
@@ -791,13 +857,13 @@ def test_stdin_left_unread_at_the_end_is_nobody_s() -> None:
 def test_busy_is_answered_as_busy() -> None:
     codec = started(begin(1, KEEP), begin(2, KEEP), limits=LIMITS)
     events = codec.feed(request(3, {"A": "b"}, b"x", KEEP))
-    assert plain(events, join=False) == [Denied(3, BUSY)]
+    assert plain(events) == [Denied(3, BUSY)]
     got = records(codec.send(error_response(3, BUSY.status)))
     assert content(got, STDOUT, 3).startswith(b"Status: 503 Service Unavailable\r\n")
     assert b"\r\nRetry-After: 1\r\n" in content(got, STDOUT, 3)
     assert got[-2:] == ended(3, 0, 2)  # FCGI_OVERLOADED
     assert not codec.closing
-    assert plain(codec.feed(begin(4)), join=False) == [Denied(4, BUSY)]
+    assert plain(codec.feed(begin(4))) == [Denied(4, BUSY)]
     codec.send(error_response(4, 503))
     assert codec.feed(rec(ABORT, 2)) == []
     assert codec.feed(request(3, {"A": "b"}, flags=KEEP)) == asked(3, {"A": "b"}, keep=True)
@@ -1068,6 +1134,6 @@ def test_noise_changes_nothing(
             [b"", b"", ask(), rec(42, 0), rec(STDIN, 4, b"x"), rec(PARAMS, 4, b"x"), rec(DATA, 3, b"x")]
         )
         wire += rec(kind, 3, data, noise.choice([0, 0, 1, 7, 255]), junk=bytes([noise.randrange(256)]))
-    got = run(FastCGICodec, chop(wire, at), join=True)
+    got = run(FastCGICodec, chop(wire, at))
     assert got.events == asked(3, params, [body] if body else [], keep=True)
     assert got.error is None

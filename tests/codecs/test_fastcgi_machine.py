@@ -325,7 +325,7 @@ class Connection(RuleBasedStateMachine):
                 error = fault(raised)
                 events += raised.events
             replies += self.codec.data_to_send()
-        assert plain(events, join=False) == self.events
+        assert plain(events) == plain(self.events)
         assert error == self.error
         assert replies == self.replies
         self.wire = self.replies = b""

@@ -149,12 +149,12 @@ BAD: dict[str, Vector] = {
 
 @pytest.mark.parametrize("name", GOOD)
 def test_requests(name: str) -> None:
-    check(SCGICodec, GOOD[name], join=True, trailing=[b"\r\n", b"x", SPECIFICATION], most=HOLDS)
+    check(SCGICodec, GOOD[name], trailing=[b"\r\n", b"x", SPECIFICATION], most=HOLDS)
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bytes_that_are_no_request(name: str) -> None:
-    check(SCGICodec, BAD[name], join=True, trailing=[b"x", SPECIFICATION], most=HOLDS)
+    check(SCGICodec, BAD[name], trailing=[b"x", SPECIFICATION], most=HOLDS)
 
 
 def test_our_own_encoding_is_the_document_s() -> None:
@@ -188,7 +188,7 @@ SMALL: dict[str, Vector] = {
 
 @pytest.mark.parametrize("name", SMALL)
 def test_limits(name: str) -> None:
-    check(small, SMALL[name], join=True, trailing=[b"x"], most=LIMITS.params_bytes + 4)
+    check(small, SMALL[name], trailing=[b"x"], most=LIMITS.params_bytes + 4)
 
 
 def test_a_length_has_ten_digits_at_most_whatever_the_limit() -> None:
@@ -219,9 +219,9 @@ WIRES = [vector.wire for vector in (*GOOD.values(), *BAD.values()) if len(vector
 @given(any_wire(WIRES), OFFSETS)
 def test_any_bytes_are_events_or_an_error_of_the_peer_however_split(data: bytes, at: list[int]) -> None:
     for eof in (False, True):
-        whole = run(small, [data], join=True, eof=eof)
-        assert run(small, chop(data, at), join=True, eof=eof, most=44) == whole
-        assert run(small, chop(data, cuts(len(data))), join=True, eof=eof, most=44) == whole
+        whole = run(small, [data], eof=eof)
+        assert run(small, chop(data, at), eof=eof, most=44) == whole
+        assert run(small, chop(data, cuts(len(data))), eof=eof, most=44) == whole
 
 
 @given(st.dictionaries(NAMES, LATIN1, max_size=8), st.binary(max_size=300), OFFSETS)
@@ -229,7 +229,7 @@ def test_round_trip(headers: dict[str, str], body: bytes, at: list[int]) -> None
     sent = {name.replace("\0", "N"): value.replace("\0", "N") for name, value in headers.items()}
     sent["CONTENT_LENGTH"] = str(len(body))
     message = head(encode_scgi_headers(sent.items())) + body
-    assert run(SCGICodec, chop(message, at), join=True).events == served(message, sent, body).events
+    assert run(SCGICodec, chop(message, at)).events == served(message, sent, body).events
 
 
 def test_truncated_within_the_body() -> None:

@@ -116,12 +116,12 @@ BAD: dict[str, Vector] = {
 
 @pytest.mark.parametrize("name", GOOD)
 def test_requests(name: str) -> None:
-    check(UWSGICodec, GOOD[name], join=True, trailing=[b"x", wire(A="b")], most=HOLDS)
+    check(UWSGICodec, GOOD[name], trailing=[b"x", wire(A="b")], most=HOLDS)
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_bytes_that_are_no_request(name: str) -> None:
-    check(UWSGICodec, BAD[name], join=True, trailing=[b"x", wire(A="b")], most=HOLDS)
+    check(UWSGICodec, BAD[name], trailing=[b"x", wire(A="b")], most=HOLDS)
 
 
 @pytest.mark.parametrize("message", [b"\x64\0\0\0", b"\x64\0\0\7", b"\x64\1\0\0A", b"\x64\xff\xff\0"])
@@ -136,7 +136,7 @@ def modifier30() -> Codec:
 
 def test_modifier1_30_by_option() -> None:
     check(modifier30, served(packet(variables({"SCRIPT_NAME": "/app"}), 30), {"SCRIPT_NAME": "/app"}), trailing=[b"x"])
-    check(modifier30, simple(b"body", **NGINX), join=True)
+    check(modifier30, simple(b"body", **NGINX))
     check(modifier30, bad(b"\x1f", 501))
 
 
@@ -175,7 +175,7 @@ SMALL: dict[str, Vector] = {
 
 @pytest.mark.parametrize("name", SMALL)
 def test_limits(name: str) -> None:
-    check(small, SMALL[name], join=True, trailing=[b"x"], most=4 + LIMITS.params_bytes)
+    check(small, SMALL[name], trailing=[b"x"], most=4 + LIMITS.params_bytes)
 
 
 def test_any_datasize_is_within_the_default_limit() -> None:
@@ -192,13 +192,13 @@ WIRES = [vector.wire for vector in (*GOOD.values(), *BAD.values()) if len(vector
 @given(any_wire(WIRES), OFFSETS)
 def test_any_bytes_are_events_or_an_error_of_the_peer_however_split(data: bytes, at: list[int]) -> None:
     for eof in (False, True):
-        whole = run(small, [data], join=True, eof=eof)
-        assert run(small, chop(data, at), join=True, eof=eof, most=44) == whole
-        assert run(small, chop(data, cuts(len(data))), join=True, eof=eof, most=44) == whole
+        whole = run(small, [data], eof=eof)
+        assert run(small, chop(data, at), eof=eof, most=44) == whole
+        assert run(small, chop(data, cuts(len(data))), eof=eof, most=44) == whole
 
 
 @given(st.dictionaries(NAMES, LATIN1, max_size=8), st.binary(max_size=300), OFFSETS)
 def test_round_trip(params: dict[str, str], body: bytes, at: list[int]) -> None:
     sent = params | {"CONTENT_LENGTH": str(len(body))}
     message = packet(encode_uwsgi_vars(sent.items())) + body
-    assert run(UWSGICodec, chop(message, at), join=True).events == served(message, sent, body).events
+    assert run(UWSGICodec, chop(message, at)).events == served(message, sent, body).events

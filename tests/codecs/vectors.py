@@ -63,21 +63,21 @@ def fault(error: RemoteProtocolError) -> Fault:
     return Fault(type(error), error.status_hint, error.limit if isinstance(error, LimitExceeded) else "")
 
 
-def plain(events: Iterable[object], *, join: bool) -> list[object]:
-    """Make events comparable; ``join`` neighbouring Body events where the cuts between them mean nothing."""
+def plain(events: Iterable[object]) -> list[object]:
+    """Make events comparable: neighbouring Body events are joined, for the cuts between them mean nothing."""
     result: list[object] = []
     for event in events:
         last = result[-1] if result else None
         if isinstance(event, Body):
             assert event.data
-            if join and isinstance(last, Body) and last.stream == event.stream:
+            if isinstance(last, Body) and last.stream == event.stream:
                 result[-1] = Body(event.stream, last.data + event.data)
                 continue
         result.append(Denied(event.stream, fault(event.error)) if isinstance(event, Refused) else event)
     return result
 
 
-def run(make: Make, pieces: Iterable[bytes], *, join: bool = False, most: int = 1 << 40, eof: bool = False) -> Outcome:
+def run(make: Make, pieces: Iterable[bytes], *, most: int = 1 << 40, eof: bool = False) -> Outcome:
     """Feed the pieces to a new codec, which may never hold more than ``most`` bytes and is dead after an error."""
     codec = make()
     events: list[Event] = []
@@ -92,33 +92,31 @@ def run(make: Make, pieces: Iterable[bytes], *, join: bool = False, most: int = 
                 assert codec.feed(more) == []
             assert codec.feed_eof() == [Closed()]
             assert codec.data_to_send() == b""
-            return Outcome(plain(events, join=join), fault(error), str(error), sent, codec.closing)
+            return Outcome(plain(events), fault(error), str(error), sent, codec.closing)
         sent += codec.data_to_send()
         assert codec.data_to_send() == b""
         assert codec.buffered <= most
-    return Outcome(plain(events, join=join), None, "", sent, codec.closing)
+    return Outcome(plain(events), None, "", sent, codec.closing)
 
 
-def check(
-    make: Make, vector: Vector, *, join: bool = False, trailing: Sequence[bytes] = (), most: int = 1 << 40
-) -> None:
+def check(make: Make, vector: Vector, *, trailing: Sequence[bytes] = (), most: int = 1 << 40) -> None:
     """The vector holds however it is split, with other bytes after it, and cut short at each byte."""
-    whole = run(make, [vector.wire], join=join, most=most)
-    assert whole.events == vector.events
+    whole = run(make, [vector.wire], most=most)
+    assert whole.events == plain(vector.events)
     assert whole.error == vector.error
     assert whole.sent == vector.sent
     assert whole.closing == vector.closing
     for pieces in splits(vector.wire):
-        assert run(make, pieces, join=join, most=most) == whole
+        assert run(make, pieces, most=most) == whole
     for more in trailing:
-        assert run(make, [vector.wire + more], join=join)[:4] == whole[:4]
-        assert run(make, [vector.wire, more], join=join)[:4] == whole[:4]
+        assert run(make, [vector.wire + more])[:4] == whole[:4]
+        assert run(make, [vector.wire, more])[:4] == whole[:4]
     for at in [0, *cuts(len(vector.wire)), len(vector.wire)]:
-        _check_cut(make, vector, whole, at, join=join)
+        _check_cut(make, vector, whole, at)
 
 
-def _check_cut(make: Make, vector: Vector, whole: Outcome, at: int, *, join: bool) -> None:
-    cut = run(make, [vector.wire[:at]], join=join, eof=True)
+def _check_cut(make: Make, vector: Vector, whole: Outcome, at: int) -> None:
+    cut = run(make, [vector.wire[:at]], eof=True)
     assert whole.sent.startswith(cut.sent)
     if cut.error == vector.error and cut.error is not None and cut.message == whole.message:
         assert cut == whole

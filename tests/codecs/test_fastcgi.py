@@ -692,7 +692,7 @@ def started(*parts: bytes, limits: Limits = DEFAULT_LIMITS) -> FastCGICodec:
 
 def test_what_the_protocol_is() -> None:
     codec = FastCGICodec()
-    assert (codec.protocol, codec.multiplexed, codec.raw_size, codec.closing) == ("fastcgi", True, 65_528, False)
+    assert (codec.protocol, codec.multiplexed, codec.raw_size, codec.closing) == ("fastcgi", True, 61_440, False)
     assert (codec.buffered, codec.error_stream, codec.data_to_send()) == (0, 0, b"")
     assert codec.feed(b"") == []
     assert codec.feed_eof() == [Closed()]
@@ -982,7 +982,7 @@ def test_streams_that_are_not_active(stream: int, event: ResponseHead | Body | E
     [
         Request(1, {}),
         RawBody(1, 0),
-        RawBody(1, 65_529),  # more than raw_size
+        RawBody(1, 61_441),  # more than raw_size
         RawBody(2, 5),
         ResponseHead(1, "200 OK", [("A", "b\r\nc: d")]),
         ResponseHead(1, "200 OK\n"),
@@ -996,10 +996,12 @@ def test_events_that_are_forbidden(event: Event) -> None:
     assert records(codec.send(EndOfResponse(1))) == ended(1)  # a head that failed has not ended the request
 
 
-@pytest.mark.parametrize("size", [1, 255, 256, 65_528])
-def test_raw_body_is_announced_by_a_header(size: int) -> None:
-    codec = started(request(1))
-    assert codec.send(RawBody(1, size)) == bytes((1, 6, 0, 1, size >> 8, size & 255, 0, 0))
+@pytest.mark.parametrize("size", [1, 255, 256, 61_439, 61_440])
+@pytest.mark.parametrize("stream", [1, 2, 257])
+def test_raw_body_is_announced_by_a_header(stream: int, size: int) -> None:
+    codec = started(request(stream))
+    header = bytes((1, 6, stream >> 8, stream & 255, size >> 8, size & 255, 0, 0))
+    assert codec.send(RawBody(stream, size)) == header
 
 
 @pytest.mark.parametrize("event", [Continue(1), EndOfBody(1), Abort(1), Closed(), Refused(1, MalformedMessage("", ""))])

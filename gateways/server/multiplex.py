@@ -16,8 +16,9 @@ from gateways.body import RequestBody
 from gateways.codecs.events import Abort, Body, EndOfBody, EndOfResponse, Event, RawBody, Refused, Request
 from gateways.codecs.refusal import error_response
 from gateways.errors import BodyError, LocalProtocolError, PeerClosed, RemoteProtocolError, RequestTimeout
-from gateways.server.connection import GONE, HALF, LOOK, WATCH, Connection
+from gateways.server.connection import GONE, HALF, WATCH, Connection
 from gateways.server.exchange import LARGE_BLOCK, Exchange
+from gateways.server.outgoing import LOOK
 
 if TYPE_CHECKING:
     from gateways.codecs import Codec

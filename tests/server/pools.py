@@ -14,7 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import final
 
+import pytest
+
 from gateways.apps import App, Exchange
+from gateways.apps.wsgi import WSGIApp
 from gateways.codecs.events import ResponseHead
 from gateways.limits import DEFAULT_LIMITS, Limits, Timeouts
 from gateways.server.errorlog import ErrorLog
@@ -22,11 +25,36 @@ from gateways.server.listener import Listener
 from gateways.server.poller import Poller, make_poller
 from gateways.server.pool import Pool
 from gateways.server.protocols import Protocols
-from tests.server.peers import SECONDS, Address, Peer
+from tests.server.peers import PROTOCOLS, SECONDS, Address, Peer
 
-__all__ = ["TIMEOUTS", "Called", "Gate", "MemoryLog", "Served", "hello", "reply", "within"]
+__all__ = [
+    "QUICK",
+    "TIMEOUTS",
+    "Called",
+    "Gate",
+    "MemoryLog",
+    "Served",
+    "both_families",
+    "every_protocol",
+    "hello",
+    "one_or_more_threads",
+    "reply",
+    "timeouts",
+    "within",
+    "wsgi",
+]
 
 TIMEOUTS = Timeouts(head=SECONDS, body=SECONDS, write=SECONDS, keepalive=SECONDS, drain=1.0)
+QUICK = 0.15
+"""Of a deadline that is to pass, in seconds."""
+every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
+one_or_more_threads = pytest.mark.parametrize("threads", [1, 3])
+both_families = pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
+
+
+def timeouts(**changed: float) -> Timeouts:
+    """Those of TIMEOUTS, but for some."""
+    return TIMEOUTS._replace(**changed)
 
 
 def within(condition: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
@@ -46,6 +74,11 @@ def reply(exchange: Exchange, content: bytes, status: str = "200 OK") -> None:
 def hello(exchange: Exchange) -> None:
     """The simplest App."""
     reply(exchange, b"hello")
+
+
+def wsgi(application: Callable[..., Iterable[bytes]], log: ErrorLog) -> WSGIApp:
+    """The App of a WSGI application."""
+    return WSGIApp(application, log, mount=None, threads=False, processes=False)
 
 
 class MemoryLog(ErrorLog):

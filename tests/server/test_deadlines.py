@@ -29,10 +29,9 @@ from gateways.server.observed import ObservedApp
 from gateways.server.scoreboard import Board, Row
 from gateways.testing.framing.fastcgi_records import STDIN, begin, pairs, rec
 from tests.server.forks import ended, forked
-from tests.server.peers import PROTOCOLS, SECONDS, Answer, Peer, head_of, request
-from tests.server.pools import TIMEOUTS, Gate, MemoryLog, Served, reply, within
+from tests.server.peers import SECONDS, Answer, Peer, head_of, request
+from tests.server.pools import TIMEOUTS, Gate, MemoryLog, Served, every_protocol, reply, within
 
-every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
 kept_protocols = pytest.mark.parametrize("protocol", ["http", "fastcgi"])
 some_threads = pytest.mark.parametrize("threads", [1, 2, 4])
 Environ = dict[str, Any]

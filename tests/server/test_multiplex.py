@@ -18,7 +18,7 @@ from gateways.apps import Exchange
 from gateways.apps.wsgi import WSGIApp
 from gateways.codecs.events import Body, EndOfResponse, ErrorOutput, ResponseHead
 from gateways.errors import BodyError, PeerClosed
-from gateways.limits import Limits, Timeouts
+from gateways.limits import Limits
 from gateways.testing.framing.fastcgi_records import (
     ABORT,
     END,
@@ -32,18 +32,11 @@ from gateways.testing.framing.fastcgi_records import (
     pairs,
     rec,
 )
-from tests.server.peers import SECONDS, Answer, Peer, answer_of, head_of, request
-from tests.server.pools import Gate, MemoryLog, Served, reply, within
+from tests.server.peers import Answer, Peer, answer_of, head_of, request
+from tests.server.pools import QUICK, Gate, MemoryLog, Served, reply, timeouts, within
 
-QUICK = 0.15
 some_threads = pytest.mark.parametrize("threads", [1, 2, 4])
 more_threads = pytest.mark.parametrize("threads", [2, 4])
-
-
-def timeouts(**changed: float) -> Timeouts:
-    return Timeouts(
-        **{"head": SECONDS, "body": SECONDS, "write": SECONDS, "keepalive": SECONDS, "drain": 1.0} | changed
-    )
 
 
 class Router:

@@ -28,10 +28,8 @@ from gateways.server.logfiles import LogTarget, open_target
 from gateways.server.observed import ObservedApp, ObservedCourses, queue_time
 from gateways.server.scoreboard import BUCKETS, Board, Row
 from gateways.testing.framing.fastcgi_records import request as fastcgi_request
-from tests.server.peers import PROTOCOLS, request
-from tests.server.pools import Gate, MemoryLog, Served, hello, reply, within
-
-every_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
+from tests.server.peers import request
+from tests.server.pools import Gate, MemoryLog, Served, every_protocol, hello, reply, within
 
 
 class Records(LogTarget):

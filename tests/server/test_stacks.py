@@ -376,7 +376,7 @@ def test_what_the_application_stands_on_is_left_out(below: tuple[str, ...]) -> N
 @pytest.mark.parametrize("below", [FOLLOWER, MAIN])
 def test_what_it_calls_of_ours_is_shown(below: tuple[str, ...]) -> None:
     """It waits for a body, or for the client to take its answer: where in the application that is must be seen."""
-    top = ("server/connection.wait_for", "server/connection.pull", "body._fill", "body.read", "shop.upload")
+    top = ("server/outgoing.wait_for", "server/connection.pull", "body._fill", "body.read", "shop.upload")
     assert places(arrange(stack(HEAD % IDENT, *top, *below), IDENT)) == [
         ["wait_for", "pull", "_fill", "read", "upload"]
     ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from io import BytesIO
 from typing import Any, Final, Protocol
 
 from gateways.errors import BodyError
@@ -19,6 +20,8 @@ __all__ = ["BodySource", "RequestBody"]
 
 _SIZE_MAX: Final = 1 << 62
 _PIECE: Final = 64  # bytes that a piece takes beside its content
+_FEW: Final = 131_072  # bytes up to which to join blocks is cheapest
+_AT_ONCE: Final = 1 << 20  # bytes of memory that are taken because a CONTENT_LENGTH says so, whatever comes then
 
 
 class BodySource(Protocol):
@@ -124,13 +127,43 @@ class RequestBody:
         """Return ``size`` bytes, fewer only at the end; all the rest for None or less than 0. Raises BodyError."""
         wanted = _SIZE_MAX if size is None or size < 0 else size
         parts: list[bytes] = []
-        while wanted > 0:
+        have = 0
+        while have < wanted:
             if self._at == len(self._block) and not self._fill():
                 break
-            data = self._take(wanted)
-            wanted -= len(data)
+            data = self._take(wanted - have)
+            have += len(data)
             parts.append(data)
+            if have > _FEW and have < wanted:
+                return self._read_on(parts, have, wanted)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _read_on(self, parts: list[bytes], have: int, wanted: int) -> bytes:
+        """Read a large body: what stands in ``parts``, and the rest up to ``wanted`` bytes in all.
+
+        Each block goes at once to its place in the result. Joined at the end they would take twice the memory: as much
+        as glibc gives back to the system when it is free again, so that the next request gets it page by page. The 470
+        page faults of 1 MiB took three times as long as all the rest of its request.
+        """
+        most = wanted if self.expected < 0 else min(wanted, self.expected - self._taken + have)
+        buffer = BytesIO(b"".join(parts))
+        parts.clear()
+        buffer.seek(have)
+        room = 0
+        while have < wanted:
+            if self._at == len(self._block) and not self._fill():
+                break
+            data = self._take(wanted - have)
+            end = have + len(data)
+            if end > room and most < _SIZE_MAX:  # else it has to grow as it does by itself
+                room = min(most, max(2 * end, _AT_ONCE))
+                buffer.seek(room - 1)
+                buffer.write(b"\0")
+                buffer.seek(have)
+            buffer.write(data)
+            have = end
+        buffer.truncate(have)
+        return buffer.getvalue()
 
     def read1(self, size: int | None = -1, /) -> bytes:
         """Return what one wait brings, at most ``size`` bytes; b"" at the end. Raises BodyError."""
@@ -142,9 +175,14 @@ class RequestBody:
     def readinto(self, buffer: Any, /) -> int:  # noqa: ANN401  (collections.abc.Buffer is new in Python 3.12)
         """Fill ``buffer`` and return how many bytes that were; fewer than its length only at the end."""
         view = memoryview(buffer).cast("B")
-        data = self.read(len(view))
-        view[: len(data)] = data
-        return len(data)
+        at = 0
+        while at < len(view):
+            data = self.read1(len(view) - at)
+            if not data:
+                break
+            view[at : at + len(data)] = data
+            at += len(data)
+        return at
 
     def readline(self, size: int | None = -1, /) -> bytes:
         """Return one line with its end, at most ``size`` bytes of it; b"" at the end. Raises BodyError."""

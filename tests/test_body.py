@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import array
 import io
+import random
 import threading
+import tracemalloc
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -101,6 +103,42 @@ def test_sizes_are_optional(method: str) -> None:
 def test_all_the_rest_is_one_object_where_it_came_as_one() -> None:
     block = b"x" * 1000
     assert body_of([block]).read() is block
+
+
+@pytest.mark.parametrize("size", [100_000, 1_048_575, 1_048_576, 1_048_577, 3_000_000])
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("rest", [0, 1, 70_000])
+def test_large_bodies_in_many_pieces(size: int, known: bool, rest: int) -> None:
+    """Some is read before, the rest in one call: it is neither longer nor shorter, whatever was made ready for it."""
+    data = random.Random(size).randbytes(size)
+    pieces = [data[at : at + 30_001] for at in range(0, size, 30_001)]
+    for wanted in (-1, size, size - rest - 1, size + 1, 1 << 40):
+        body = body_of(pieces, size if known else -1, ready=2)
+        assert body.read(rest) == data[:rest]
+        assert body.read(wanted) == data[rest:][: wanted if wanted >= 0 else size]
+        assert body.read() == data[rest:][wanted if wanted >= 0 else size :]
+
+
+def test_a_body_is_held_once_while_it_is_read() -> None:
+    size = 8_000_000
+    body = RequestBody(size, Script(*[lambda body: body.put(bytes(50_000))] * (size // 50_000)))
+    tracemalloc.start()
+    try:
+        assert len(body.read()) == size
+        assert tracemalloc.get_traced_memory()[1] < 1.7 * size  # where it has to grow it is moved
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_a_content_length_says_is_not_taken_at_its_word() -> None:
+    body = RequestBody(10**12, Script(*[b"x" * 1_000] * 3, fail("slow")))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BodyError, match="slow"):
+            body.read()
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_it_waits_only_for_what_it_needs() -> None:

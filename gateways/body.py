@@ -146,22 +146,22 @@ class RequestBody:
         page faults of 1 MiB took three times as long as all the rest of its request.
         """
         most = wanted if self.expected < 0 else min(wanted, self.expected - self._taken + have)
-        buffer = BytesIO(b"".join(parts))
+        known = most < _SIZE_MAX  # else the buffer grows as it does by itself
+        room = min(most, max(2 * have, _AT_ONCE))
+        buffer = BytesIO()
+        if known:
+            _reserve(buffer, room)
+        buffer.writelines(parts)
         parts.clear()
-        buffer.seek(have)
-        room = 0
         while have < wanted:
             if self._at == len(self._block) and not self._fill():
                 break
             data = self._take(wanted - have)
-            end = have + len(data)
-            if end > room and most < _SIZE_MAX:  # else it has to grow as it does by itself
-                room = min(most, max(2 * end, _AT_ONCE))
-                buffer.seek(room - 1)
-                buffer.write(b"\0")
-                buffer.seek(have)
+            have += len(data)
+            if known and have > room:
+                room = min(most, 2 * have)
+                _reserve(buffer, room)
             buffer.write(data)
-            have = end
         buffer.truncate(have)
         return buffer.getvalue()
 
@@ -244,3 +244,11 @@ class RequestBody:
 
     def flush(self) -> None:
         """Do nothing, for io.BufferedReader."""
+
+
+def _reserve(buffer: BytesIO, size: int) -> None:
+    """Make ``buffer`` at least so large; it is written to from where it stands."""
+    at = buffer.tell()
+    buffer.seek(size - 1)
+    buffer.write(b"\0")
+    buffer.seek(at)

@@ -239,7 +239,8 @@ class FastCGICodec(Codec):
     def _go_on(self, data: bytes, events: list[Event]) -> int:
         """Take what comes of the record whose beginning was handed on; returns how far it goes."""
         left = self._left
-        content = data[: max(0, left - self._left_padding)]
+        size = left - self._left_padding
+        content = data if len(data) <= size else data[: max(0, size)]  # not even sliced: compiled, that is a copy
         stream = self._streams.get(self._left_to)
         if content and stream is not None and stream.state == _BODY:  # else it has been answered or refused meanwhile
             events.append(Body(self._left_to, content))

@@ -21,7 +21,7 @@ __all__ = ["BodySource", "RequestBody"]
 _SIZE_MAX: Final = 1 << 62
 _PIECE: Final = 64  # bytes that a piece takes beside its content
 _FEW: Final = 131_072  # bytes up to which to join blocks is cheapest
-_AT_ONCE: Final = 1 << 20  # bytes of memory that are taken because a CONTENT_LENGTH says so, whatever comes then
+_AT_ONCE: Final = 1 << 20  # bytes of memory that a CONTENT_LENGTH is enough for; beyond, as much again as has come
 
 
 class BodySource(Protocol):
@@ -128,13 +128,10 @@ class RequestBody:
         wanted = _SIZE_MAX if size is None or size < 0 else size
         parts: list[bytes] = []
         have = 0
-        while have < wanted:
-            if self._at == len(self._block) and not self._fill():
-                break
-            data = self._take(wanted - have)
+        while data := self.read1(wanted - have):
             have += len(data)
             parts.append(data)
-            if have > _FEW and have < wanted:
+            if _FEW < have < wanted:
                 return self._read_on(parts, have, wanted)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -153,10 +150,7 @@ class RequestBody:
             _reserve(buffer, room)
         buffer.writelines(parts)
         parts.clear()
-        while have < wanted:
-            if self._at == len(self._block) and not self._fill():
-                break
-            data = self._take(wanted - have)
+        while data := self.read1(wanted - have):
             have += len(data)
             if known and have > room:
                 room = min(most, 2 * have)

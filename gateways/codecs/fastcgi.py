@@ -77,7 +77,6 @@ _FINISH_1: Final = record(FCGI_STDOUT, 1) + record(FCGI_END_REQUEST, 1, b"\0\0\0
 _RAW_SIZE: Final = 15 * 4096
 """Linux takes a file to a socket through a pipe of 16 buffers, a page in each: 15 pages are never over that, wherever
 they start. The most that a record can hold would go in two turns, each of which wakes the peer."""
-_RAW_1: Final = record_header(FCGI_STDOUT, 1, _RAW_SIZE)
 _MANY_PARTS: Final = 64
 _GET_VALUES_MAX: Final = 1024  # three names of 15 bytes are all that the specification knows
 
@@ -417,8 +416,6 @@ class FastCGICodec(Codec):
             return stream_records(FCGI_STDOUT, event.stream, event.data)
         if isinstance(event, RawBody):
             self._check_active(event.stream)
-            if event.size == _RAW_SIZE and event.stream == 1:
-                return _RAW_1
             if not 0 < event.size <= _RAW_SIZE:
                 raise LocalProtocolError("fastcgi", f"a record of a file cannot hold {event.size} bytes")
             return record_header(FCGI_STDOUT, event.stream, event.size)

@@ -31,7 +31,7 @@ another core makes room within microseconds; to sleep and to be woken costs ten 
 
 
 class Outgoing:
-    """The sending side of a non-blocking socket; a connection sets its attributes."""
+    """The sending side of a non-blocking socket, and how it is waited for; a connection sets its attributes."""
 
     pool: Pool
     fd: int

@@ -36,8 +36,6 @@ from tests.server.pools import (
     wsgi,
 )
 
-pytestmark = pytest.mark.filterwarnings("error")
-
 
 def echo(exchange: Exchange) -> None:
     reply(exchange, exchange.body.read())

@@ -28,8 +28,6 @@ from tests.server.pools import (
     wsgi,
 )
 
-pytestmark = pytest.mark.filterwarnings("error")
-
 
 @every_protocol
 @one_or_more_threads

@@ -111,13 +111,14 @@ def load_apart(settings: Settings) -> None:
     ours, theirs = os.pipe()
     # An interrupt in the middle of fork() would be lost: what other modules do there (logging) swallows exceptions.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    start = time.monotonic()  # before the child's timer, which may have ended it before this process runs again
     child = os.fork()
     if child == 0:
         os.close(ours)
         load_and_tell(settings, theirs, blocked)
     os.close(theirs)
     try:
-        said, code = wait_for(child, ours, settings.timeouts.boot, blocked)
+        said, code = wait_for(child, ours, start, settings.timeouts.boot, blocked)
     finally:
         os.close(ours)
     if said == GOOD:
@@ -172,12 +173,11 @@ def load_and_tell(settings: Settings, out: int, blocked: set[int]) -> None:
             os._exit(code)
 
 
-def wait_for(child: int, out: int, seconds: float, blocked: set[int]) -> tuple[bytes, int | None]:
+def wait_for(child: int, out: int, start: float, seconds: float, blocked: set[int]) -> tuple[bytes, int | None]:
     """What the child has written to ``out`` and its exit code, None where it was late. Nothing of it is left.
 
-    ``blocked`` as for ``load_and_tell``.
+    ``start`` is when its ``seconds`` began, by time.monotonic; ``blocked`` as for ``load_and_tell``.
     """
-    start = time.monotonic()
     deadline = start + seconds + GRACE
     said = b""
     code: int | None = None

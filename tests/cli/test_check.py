@@ -21,10 +21,10 @@ GOOD = "def app(environ, start_response): pass\n"
 ROOT = os.geteuid() == 0
 
 
-def run(command: str, *arguments: str, cwd: Path) -> Done:
+def run(command: str, *arguments: str, cwd: Path, program: tuple[str, str] = ("-m", "gateways")) -> Done:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GATEWAYS_")}
     return subprocess.run(
-        [sys.executable, "-m", "gateways", command, *arguments],
+        [sys.executable, *program, command, *arguments],
         cwd=cwd,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -210,6 +210,16 @@ def test_an_application_that_takes_too_long(check: Check, deaf: bool) -> None:
     assert (done.returncode, done.stdout) == (3, "")
     assert "loading site_:app takes more than 0.5 s" in done.stderr
     assert deaf or "site_.py" in done.stderr, "where it stands"
+
+
+def test_an_application_that_takes_too_long_where_this_process_is_slow(tmp_path: Path) -> None:
+    """The child's timer has ended it before its parent looks for the first time."""
+    (tmp_path / "site_.py").write_text("import time\ntime.sleep(60)\n")
+    slow = "import os, time; os.register_at_fork(after_in_parent=lambda: time.sleep(1.2))"
+    program = ("-c", f"{slow}; from gateways.cli import main; main()")
+    done = run("check", "site_:app", "--boot-timeout", "500ms", cwd=tmp_path, program=program)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "loading site_:app takes more than 0.5 s" in done.stderr
 
 
 def test_an_exit_function_that_hangs_does_not_matter(check: Check) -> None:

@@ -46,6 +46,9 @@ class Exchange(Protocol):
     def send(self, event: Event) -> None:
         """Write one response event; returns when the socket has taken it. Raises PeerClosed, LocalProtocolError."""
 
+    def send_body(self, data: bytes) -> None:
+        """Write a block of body, as ``send`` does a Body. Raises PeerClosed, LocalProtocolError."""
+
     def send_file(self, fd: int, offset: int, count: int) -> None:
         """Write ``count`` bytes of an open file as body, by os.sendfile where the protocol allows it.
 

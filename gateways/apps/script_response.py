@@ -14,7 +14,7 @@ from typing import Final
 from gateways.apps import Exchange
 from gateways.apps.pump import Failed
 from gateways.codecs.cgi import HeadParser, body_length
-from gateways.codecs.events import Body, EndOfResponse, ErrorOutput, ResponseHead
+from gateways.codecs.events import EndOfResponse, ErrorOutput, ResponseHead
 from gateways.codecs.refusal import error_response
 from gateways.errors import LocalProtocolError, PeerClosed, RemoteProtocolError
 
@@ -144,7 +144,7 @@ class ScriptResponse:
             if not self.redirect:
                 data = self._measured(data)
                 if data:
-                    self._exchange.send(Body(self._stream, data))
+                    self._exchange.send_body(data)
             return
         try:
             head = parser.feed(data)

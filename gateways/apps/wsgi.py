@@ -15,7 +15,7 @@ from io import FileIO
 from typing import Any, Final, NoReturn, Protocol, TypeAlias
 
 from gateways.apps import Exchange
-from gateways.codecs.events import Body, EndOfResponse, ErrorOutput, ResponseHead
+from gateways.codecs.events import EndOfResponse, ErrorOutput, ResponseHead
 from gateways.codecs.refusal import error_response
 from gateways.environ import to_environ, url_scheme
 from gateways.errors import BodyError, LocalProtocolError, PeerClosed, RemoteProtocolError, RequestTimeout
@@ -285,7 +285,7 @@ class _Response:
             else:
                 for block in result:
                     if self._streaming and type(block) is bytes and block:
-                        self._exchange.send(Body(self._stream, block))
+                        self._exchange.send_body(block)
                     else:
                         self.write(block)
                 self._errors.flush()
@@ -362,7 +362,7 @@ class _Response:
             data = self._measured(data)
         if self._head_sent:
             if data:
-                self._exchange.send(Body(self._stream, data))
+                self._exchange.send_body(data)
         elif self._left == 0:
             self._send_all(data)
         else:

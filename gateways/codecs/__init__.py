@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateways.codecs.events import Event
+from gateways.codecs.events import Body, Event, ResponseHead
 
 __all__ = ["RAW_SIZE", "Codec"]
 
@@ -59,12 +59,20 @@ class Codec:
         """Encode one event."""
         raise NotImplementedError
 
-    def parts(self, event: Event) -> list[bytes | memoryview]:
-        """Encode one event as ``send`` does, in pieces that follow each other, without a copy of a block of body.
+    def body(self, stream: int, data: bytes) -> bytes:
+        """Encode a block of body as ``send`` does a Body. It makes no event: long responses are little else."""
+        return self.send(Body(stream, data))
 
-        The first piece of a ResponseHead is its head.
+    def body_parts(self, stream: int, data: bytes) -> list[bytes | memoryview]:
+        """Encode a block of body in pieces that follow each other, without a copy of it."""
+        return [self.body(stream, data)]
+
+    def head_parts(self, head: ResponseHead) -> list[bytes | memoryview]:
+        """Encode a head as ``send`` does, in pieces that follow each other, the first of them without its block.
+
+        The block is not copied.
         """
-        return [self.send(event)]
+        return [self.send(head)]
 
     def last(self) -> None:
         """Have the next response end the connection, and say so, where the protocol's responses can."""

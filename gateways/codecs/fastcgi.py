@@ -428,20 +428,21 @@ class FastCGICodec(Codec):
             raise LocalProtocolError("fastcgi", "the application side sends no requests")
         return b""
 
-    def parts(self, event: Event) -> list[bytes | memoryview]:
-        """As ``send``, without a copy of a block of body."""
-        if isinstance(event, Body):
-            self._check_active(event.stream)
-            return stream_parts(FCGI_STDOUT, event.stream, b"", event.data)
-        if isinstance(event, ResponseHead):
-            head = encode_head("fastcgi", "Status: " + event.status, event.headers)
-            if len(head) <= CONTENT_CHUNK:
-                self._check_active(event.stream)
-                parts = stream_parts(FCGI_STDOUT, event.stream, head, event.content)
-                if event.end:
-                    parts.append(self._end_request(event.stream, 0))
-                return parts
-        return [self.send(event)]
+    def body_parts(self, stream: int, data: bytes) -> list[bytes | memoryview]:
+        """Return a block of body as records, without a copy of it."""
+        self._check_active(stream)
+        return stream_parts(FCGI_STDOUT, stream, b"", data)
+
+    def head_parts(self, head: ResponseHead) -> list[bytes | memoryview]:
+        """As ``send``, without a copy of the block behind the head."""
+        first = encode_head("fastcgi", "Status: " + head.status, head.headers)
+        if len(first) > CONTENT_CHUNK:
+            return [self.send(head)]
+        self._check_active(head.stream)
+        parts = stream_parts(FCGI_STDOUT, head.stream, first, head.content)
+        if head.end:
+            parts.append(self._end_request(head.stream, 0))
+        return parts
 
     def _check_active(self, number: int) -> None:
         if number not in self._streams:

@@ -327,7 +327,7 @@ class HTTP1Codec(Codec):
         if not isinstance(event, (ResponseHead, Body, RawBody, EndOfResponse, Continue)):
             raise _local(f"the application side sends no {type(event).__name__}")
         if isinstance(event, ResponseHead):
-            return b"".join(self.parts(event))
+            return b"".join(self.head_parts(event))
         if isinstance(event, Continue) and not (self._exchanges and event.stream >= self._exchanges[0].stream):
             return b""  # answered already
         exchange = self._oldest(event.stream)
@@ -346,11 +346,9 @@ class HTTP1Codec(Codec):
         self._count(exchange, event.size)
         return b""
 
-    def parts(self, event: Event) -> list[bytes | memoryview]:
-        """As ``send``, without a copy of a block of body."""
-        if isinstance(event, ResponseHead):
-            return self._response(self._oldest(event.stream), event)
-        return [self.send(event)]
+    def head_parts(self, head: ResponseHead) -> list[bytes | memoryview]:
+        """As ``send``, without a copy of the block behind the head."""
+        return self._response(self._oldest(head.stream), head)
 
     def _oldest(self, stream: int) -> _Exchange:
         """Return the oldest request without a whole response, which must be ``stream``; raises LocalProtocolError."""

@@ -125,9 +125,11 @@ class SingleRequestCodec(Codec):
             raise LocalProtocolError(self.protocol, "the application side sends no requests")
         return b""
 
-    def parts(self, event: Event) -> list[bytes | memoryview]:
-        """As ``send``, without a copy of a block of body."""
-        if isinstance(event, ResponseHead):
-            head = ResponseHead(event.stream, event.status, event.headers, b"", event.end)
-            return [self.send(head), event.content]
-        return [self.send(event)]
+    def body(self, stream: int, data: bytes) -> bytes:  # noqa: ARG002  (the interface)
+        """Return ``data``: nothing is put around it."""
+        return data
+
+    def head_parts(self, head: ResponseHead) -> list[bytes | memoryview]:
+        """As ``send``, without a copy of the block behind the head."""
+        alone = ResponseHead(head.stream, head.status, head.headers, b"", head.end)
+        return [self.send(alone), head.content]

@@ -96,31 +96,47 @@ class Exchange:
             return
         if self.aborted or self.ended:
             self._refuse()
-        if isinstance(event, Body):
-            self.sent += len(event.data)
-            connection.send_body(event)
-            return
-        if isinstance(event, ResponseHead) and len(event.content) >= LARGE_BLOCK:
-            self._send_parts(event)
-            return
-        data = connection.codec.send(event)
         if isinstance(event, ResponseHead):
+            if len(event.content) >= LARGE_BLOCK:
+                self._send_parts(event)
+                return
+            data = connection.codec.send(event)
             self.status = event.status
             self.sent = len(event.content)
             self.ended = event.end  # before the last byte is out: the peer may use the stream again at once
             if len(data) > _LONG_HEAD:
                 self._warn_long_head(len(data) - len(event.content))
-        elif isinstance(event, EndOfResponse):
-            self.ended = True
+        elif isinstance(event, Body):
+            self.send_body(event.data, True)
+            return
+        else:
+            data = connection.codec.send(event)
+            if isinstance(event, EndOfResponse):
+                self.ended = True
         if data:
             connection.write(data)
         if self.ended:
             connection.answered(self)
 
+    def send_body(self, data: bytes, inside: bool = False) -> None:
+        """Write a block of body; raises as ``send`` does."""
+        connection = self.connection
+        if connection.pool.timed and not inside:
+            self.enter()
+            try:
+                self.send_body(data, True)
+            finally:
+                self.leave()
+            return
+        if self.aborted or self.ended:
+            self._refuse()
+        self.sent += len(data)
+        connection.send_body(self.request.stream, data)
+
     def _send_parts(self, event: ResponseHead) -> None:
         """Write a head and the large block behind it, which is not copied."""
         connection = self.connection
-        parts = connection.codec.parts(event)
+        parts = connection.codec.head_parts(event)
         self.status = event.status
         self.sent = len(event.content)
         self.ended = event.end
@@ -201,7 +217,7 @@ class Exchange:
             data = os.pread(fd, min(count, _FILE_BLOCK), offset)
             if not data:
                 raise LocalProtocolError(self.protocol, "the file became shorter while it was sent")
-            self.send(Body(self.request.stream, data), inside)
+            self.send_body(data, inside)
             offset += len(data)
             count -= len(data)
 

@@ -17,7 +17,7 @@ from gateways.codecs.events import Abort, Body, EndOfBody, EndOfResponse, Event,
 from gateways.codecs.refusal import error_response
 from gateways.errors import BodyError, LocalProtocolError, PeerClosed, RemoteProtocolError, RequestTimeout
 from gateways.server.connection import GONE, HALF, WATCH, Connection
-from gateways.server.exchange import LARGE_BLOCK, Exchange
+from gateways.server.exchange import Exchange
 from gateways.server.outgoing import LOOK
 
 if TYPE_CHECKING:
@@ -450,12 +450,9 @@ class MultiplexConnection(Connection):
             exchange.full_since = pool.clock()
         return pool.spare or pool.clock() < exchange.full_since + _MOMENT
 
-    def send_body(self, event: Body) -> None:
-        """Write a block of body; a large one is not copied behind the headers of its records."""
-        if len(event.data) < LARGE_BLOCK:
-            self.write(self.codec.send(event))
-        else:
-            self.write_parts(self.codec.parts(event))
+    def send_body(self, stream: int, block: bytes) -> None:
+        """Write a block of body, which is not copied behind the headers of its records."""
+        self.write_parts(self.codec.body_parts(stream, block))
 
     def write_parts(self, parts: list[bytes | memoryview]) -> None:
         """Write whole records in pieces, one thread at a time; raises PeerClosed."""

@@ -169,16 +169,24 @@ class CGIExchange:
         if isinstance(event, ErrorOutput):
             _write_error(event.data)
             return
-        if self.ended:
-            raise LocalProtocolError("cgi", "the response has ended")
+        self._check_open()
         if isinstance(event, Body):
-            self._write(event.data)
+            self.send_body(event.data)
         elif isinstance(event, ResponseHead):
             self._write(encode_head("cgi", "Status: " + event.status, event.headers) + event.content)
             if event.end:
                 self._end()
         elif isinstance(event, EndOfResponse):
             self._end()
+
+    def send_body(self, data: bytes) -> None:
+        """Write a block of body; raises PeerClosed, LocalProtocolError."""
+        self._check_open()
+        self._write(data)
+
+    def _check_open(self) -> None:
+        if self.ended:
+            raise LocalProtocolError("cgi", "the response has ended")
 
     def send_file(self, fd: int, offset: int, count: int) -> None:
         """Write part of an open file; raises PeerClosed, and LocalProtocolError where it is too short."""

@@ -11,7 +11,7 @@ from os import sendfile, write, writev
 from threading import get_ident
 from typing import TYPE_CHECKING, Final
 
-from gateways.codecs.events import Body, RawBody
+from gateways.codecs.events import RawBody
 from gateways.errors import LocalProtocolError, PeerClosed, RequestTimeout
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ class Outgoing:
         if not self.wait_for(select.POLLOUT, self.pool.timeouts.write):
             raise PeerClosed(f"the peer took no byte of the response for {self.pool.timeouts.write:g} s")
 
-    def send_body(self, event: Body) -> None:
+    def send_body(self, stream: int, block: bytes) -> None:
         """Write a block of body; raises PeerClosed, LocalProtocolError."""
-        data = self.codec.send(event)
+        data = self.codec.body(stream, block)
         if data:
             self.write(data)
 

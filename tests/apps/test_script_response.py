@@ -25,6 +25,9 @@ class Recorder:
     def send(self, event: Event) -> None:
         self.events.append(event)
 
+    def send_body(self, data: bytes) -> None:
+        self.send(Body(1, data))
+
     def abandon(self) -> None:
         self.abandoned = True
 

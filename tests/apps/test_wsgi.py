@@ -85,6 +85,9 @@ class FakeExchange:
         self.history.append(event)
         self.ended = isinstance(event, EndOfResponse) or (isinstance(event, ResponseHead) and event.end)
 
+    def send_body(self, data: bytes) -> None:
+        self.send(Body(7, data))
+
     def send_file(self, fd: int, offset: int, count: int) -> None:
         self.files.append((offset, count))
         data = os.pread(fd, count, offset)

@@ -107,3 +107,5 @@ def test_a_codec_that_does_nothing() -> None:
         codec.feed_eof()
     with pytest.raises(NotImplementedError):
         codec.send(Closed())
+    with pytest.raises(NotImplementedError):
+        codec.body(1, b"x")

@@ -166,13 +166,14 @@ def test_a_response_in_pieces(make: Callable[[], Codec], end: bool) -> None:
     other = make()
     block = b"\0" * 70_000
     head = ResponseHead(1, "200 OK", [("A", "b")], block, end)
-    parts = other.parts(head)
+    parts = other.head_parts(head)
     assert bytes(parts[0]).endswith(b" 200 OK\r\nA: b\r\n\r\n")
     assert parts[1] is block
     assert b"".join(parts) == one.send(head)
     assert other.closing is end
-    assert other.parts(Body(1, block))[0] is block
-    assert b"".join(other.parts(EndOfResponse(1))) == b""
+    assert other.body(1, block) is block
+    assert other.body_parts(1, block)[0] is block
+    assert other.send(EndOfResponse(1)) == b""
     assert other.closing
 
 

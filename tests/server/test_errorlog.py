@@ -43,6 +43,9 @@ class FakeExchange:
     def send(self, event: Event) -> None:
         raise AssertionError
 
+    def send_body(self, data: bytes) -> None:
+        raise AssertionError
+
     def send_file(self, fd: int, offset: int, count: int) -> None:
         raise AssertionError
 

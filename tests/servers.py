@@ -78,22 +78,48 @@ def wait_until(condition: Callable[[], Found | None], what: str, seconds: float 
     return found
 
 
-_given: set[int] = set()
+PORTS = range(20_000, 32_000)
+"""None of those that the system gives to clients: such a one would soon be somebody's."""
+_SHARE = 100
+_claims: dict[int, socket.socket] = {}
+"""By its first port, each share that this process has taken for itself."""
+_ports: list[int] = []
+"""What is left of them."""
 _dice = random.SystemRandom()  # whatever seed hypothesis has set
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback interface that nobody has, and that this function has not returned before.
+    """Return a TCP port of the loopback interface that nobody has, and that no test gets elsewhere at this moment.
 
-    It is none of those that the system gives to clients: such a one would soon be somebody's.
+    This function does not return it again while there are others.
     """
     while True:
-        port = _dice.randrange(20_000, 32_000)
-        if port not in _given:
-            with socket.socket() as trial, contextlib.suppress(OSError):
-                trial.bind((LOOPBACK, port))
-                _given.add(port)
-                return port
+        if not _ports:
+            _take_share()
+        port = _ports.pop()
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind((LOOPBACK, port))
+            return port
+
+
+def _take_share() -> None:
+    """Claim ports that no other process of tests has; where all are somebody's, begin again with our own."""
+    firsts = [first for first in PORTS[::_SHARE] if first not in _claims]
+    _dice.shuffle(firsts)
+    for first in firsts:
+        claim = socket.socket(socket.AF_UNIX)
+        if sys.platform == "linux":  # an abstract name, which goes with its process
+            try:
+                claim.bind(f"\0gateways-test-ports-{first}")
+            except OSError:
+                claim.close()
+                continue
+        _claims[first] = claim
+        _ports.extend(range(first, first + _SHARE))
+        break
+    else:
+        _ports.extend(port for first in _claims for port in range(first, first + _SHARE))
+    _dice.shuffle(_ports)
 
 
 @contextlib.contextmanager
@@ -225,10 +251,21 @@ class Nginx(Server):
         super().__init__(directory, [self.binary, "-p", f"{directory}/", "-e", "stderr", "-c", str(self.conf)], ports)
 
     @staticmethod
+    def built() -> str:
+        """Return what nginx says of its version and how it was built."""
+        return subprocess.run([require("nginx"), "-V"], check=True, capture_output=True, text=True).stderr
+
+    @staticmethod
+    def version() -> tuple[int, ...]:
+        """Return its version: ``(1, 22, 1)``."""
+        found = re.search(r"nginx/([0-9.]+)", Nginx.built())
+        assert found
+        return tuple(map(int, found[1].split(".")))
+
+    @staticmethod
     def stock(name: str) -> str:
         """Return the path of a file that the distribution installs beside nginx.conf."""
-        version = subprocess.run([require("nginx"), "-V"], check=True, capture_output=True, text=True).stderr
-        found = re.search(r"--conf-path=(\S+)/[^/\s]+", version)
+        found = re.search(r"--conf-path=(\S+)/[^/\s]+", Nginx.built())
         path = Path(found[1] if found else "/etc/nginx") / name
         if not path.exists():
             missing(f"nginx has no {path}")

@@ -92,6 +92,7 @@ LIGHTTPD = {
 }
 CRASH = 'FATAL: bug condition "c_empty(ic)" matched at src/stconn.c'
 LATE = "502 where it sends the next request before it has seen the end; it tries again only if told to (retry-on)"
+REUSED = "3.0 closes the client's connection without a word where the backend's was a kept one, for it to try again"
 HAPROXY_FASTCGI = {
     "params.query.none": "it is not sent",
     "params.header.repeated": "two parameters",
@@ -103,13 +104,18 @@ HAPROXY_FASTCGI = {
     "response.head.large.30000": "tune.bufsize is 16 KiB",
     "response.body.to-head": "502",
     "response.broken.nothing": "it hangs until its own timeout",
+    "response.gone.closed": REUSED,
+    "response.gone.reset": REUSED,
     "response.broken.status": "99 for the client",
     "response.broken.cut": CRASH,
     "response.broken.length.long": "it hangs until its own timeout",
     "keep.closed": LATE,
     "keep.failed": LATE,
     "answer.packets.*": CRASH,
+    "answer.stderr.alone": REUSED,
     "answer.stderr.large": CRASH,
+    "answer.end.*": REUSED,
+    "answer.bad.id": REUSED,
     "answer.bad.version": "not looked at",
 }
 KNOWN: dict[str, dict[str, str]] = {

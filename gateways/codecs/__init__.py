@@ -60,7 +60,7 @@ class Codec:
         raise NotImplementedError
 
     def body(self, stream: int, data: bytes) -> bytes:
-        """Encode a block of body as ``send`` does a Body. It makes no event: long responses are little else."""
+        """Encode a block of body as ``send`` does a Body. Where that is all of a long response, no event is needed."""
         return self.send(Body(stream, data))
 
     def body_parts(self, stream: int, data: bytes) -> list[bytes | memoryview]:

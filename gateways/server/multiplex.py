@@ -452,7 +452,9 @@ class MultiplexConnection(Connection):
 
     def send_body(self, stream: int, block: bytes) -> None:
         """Write a block of body, which is not copied behind the headers of its records."""
-        self.write_parts(self.codec.body_parts(stream, block))
+        parts = self.codec.body_parts(stream, block)
+        if parts:
+            self.write_parts(parts)
 
     def write_parts(self, parts: list[bytes | memoryview]) -> None:
         """Write whole records in pieces, one thread at a time; raises PeerClosed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from gateways.apps import Exchange
-from gateways.codecs.events import EndOfResponse, ResponseHead
+from gateways.codecs.events import Body, EndOfResponse, ResponseHead
 from gateways.errors import LocalProtocolError, PeerClosed
 from tests.server.peers import PROTOCOLS, SECONDS, answer_of, request
 from tests.server.pools import (
@@ -61,6 +62,32 @@ def test_large_blocks_on_a_kept_connection(protocol: str, threads: int) -> None:
         for _ in range(20):
             assert peer.keep_get().body == data
         assert served.open_connections() == 1
+
+
+@every_protocol
+@one_or_more_threads
+def test_blocks_as_events_and_as_bytes(protocol: str, threads: int) -> None:
+    """They are the same; an empty one is none, and behind the end there is no more."""
+    blocks = [os.urandom(size) for size in (1, 0, 100, 4_095, 4_096, 65_528, 65_536, 0, 200_000)]
+    over = threading.Event()
+
+    def app(exchange: Exchange) -> None:
+        stream = exchange.request.stream
+        exchange.send(ResponseHead(stream, "200 OK", [("Content-Type", "text/plain")]))
+        for block in blocks:
+            exchange.send_body(block)
+            exchange.send(Body(stream, block))
+        exchange.send(EndOfResponse(stream))
+        with pytest.raises(LocalProtocolError, match="the response has ended"):
+            exchange.send_body(b"x")
+        with pytest.raises(LocalProtocolError, match="the response has ended"):
+            exchange.send(Body(stream, b"x"))
+        over.set()
+
+    with Served(app, protocol, threads=threads) as served, served.connect() as peer:
+        peer.send(request(protocol))
+        assert answer_of(protocol, peer.read()).body == b"".join(block * 2 for block in blocks)
+        assert over.wait(SECONDS)
 
 
 def test_more_pieces_than_one_system_call_takes() -> None:

@@ -46,6 +46,9 @@ class Exchange(Protocol):
     def send(self, event: Event) -> None:
         """Write one response event; returns when the socket has taken it. Raises PeerClosed, LocalProtocolError."""
 
+    def send_head(self, status: str, headers: list[tuple[str, str]], content: bytes = b"", end: bool = False) -> None:
+        """Write a head and what comes with it, as ``send`` does a ResponseHead. Raises as that."""
+
     def send_body(self, data: bytes) -> None:
         """Write a block of body, as ``send`` does a Body. Raises PeerClosed, LocalProtocolError."""
 

@@ -260,7 +260,7 @@ class ScriptResponse:
         """Nothing here answers it: the client is to ask. Raises PeerClosed, LocalProtocolError."""
         self.ended = True
         headers = [("Location", self.redirect), ("Content-Length", "0")]
-        self._exchange.send(ResponseHead(self._stream, "302 Found", headers, end=True))
+        self._exchange.send_head("302 Found", headers, end=True)
 
     def give_up(self) -> None:
         """Nobody wants an answer."""

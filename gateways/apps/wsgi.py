@@ -15,7 +15,7 @@ from io import FileIO
 from typing import Any, Final, NoReturn, Protocol, TypeAlias
 
 from gateways.apps import Exchange
-from gateways.codecs.events import EndOfResponse, ErrorOutput, ResponseHead
+from gateways.codecs.events import EndOfResponse, ErrorOutput
 from gateways.codecs.refusal import error_response
 from gateways.environ import to_environ, url_scheme
 from gateways.errors import BodyError, LocalProtocolError, PeerClosed, RemoteProtocolError, RequestTimeout
@@ -165,7 +165,7 @@ class WSGIApp:
         params = request.params
         protocol = exchange.protocol
         errors = ErrorStream(exchange, self._log)
-        response = _Response(exchange, request.stream, self._log, errors, params.get("REQUEST_METHOD", "") == "HEAD")
+        response = _Response(exchange, self._log, errors, params.get("REQUEST_METHOD", "") == "HEAD")
         try:
             environ = to_environ(params, protocol, self._mount)
             environ.update(self._base)
@@ -213,11 +213,10 @@ class _Response:
     """It has ended with the last byte that its length allows, and the application's blocks have not."""
     ended: bool = False
 
-    def __init__(self, exchange: Exchange, stream: int, log: Log, errors: ErrorStream, head_only: bool) -> None:
+    def __init__(self, exchange: Exchange, log: Log, errors: ErrorStream, head_only: bool) -> None:
         self._exchange = exchange
         self._log = log
         self._errors = errors
-        self._stream = stream
         self._head_only = head_only
         self._headers: list[tuple[str, str]] = []
 
@@ -327,11 +326,11 @@ class _Response:
             data = self._measured(data)
             if self._left > 0:
                 self._head_sent = True
-                self._exchange.send(ResponseHead(self._stream, self._status, headers, data))
+                self._exchange.send_head(self._status, headers, data)
                 self._end()
                 return
         self._head_sent = True
-        self._exchange.send(ResponseHead(self._stream, self._status, headers, data, True))
+        self._exchange.send_head(self._status, headers, data, True)
         self.ended = True
 
     def _measured(self, data: bytes) -> bytes:
@@ -376,14 +375,14 @@ class _Response:
         if self._errors.text:
             self._errors.flush()
         self._head_sent = True
-        self._exchange.send(ResponseHead(self._stream, self._status, self._headers, data, True))
+        self._exchange.send_head(self._status, self._headers, data, True)
         self._all_sent = True
         self.ended = True
 
     def _send_head(self, data: bytes) -> None:
         self._head_sent = True
         self._streaming = self._left < 0 and not self._bodiless
-        self._exchange.send(ResponseHead(self._stream, self._status, self._headers, data))
+        self._exchange.send_head(self._status, self._headers, data)
 
     def _end(self) -> None:
         """End the response; the head goes first where there was no body at all."""
@@ -397,7 +396,7 @@ class _Response:
                 headers = [*headers, ("Content-Length", "0")]
             if self._left <= 0 or self._bodiless:
                 self._head_sent = True
-                self._exchange.send(ResponseHead(self._stream, self._status, headers, b"", True))
+                self._exchange.send_head(self._status, headers, b"", True)
                 self.ended = True
                 return
             self._send_head(b"")
@@ -407,7 +406,7 @@ class _Response:
             self._exchange.abandon()
             return
         try:
-            self._exchange.send(EndOfResponse(self._stream))
+            self._exchange.send(EndOfResponse(self._exchange.request.stream))
         except PeerClosed:
             if self._left != 0:  # else it has all that it waits for
                 raise
@@ -452,7 +451,7 @@ class _Response:
                 self._exchange.abandon()
             else:
                 self._head_sent = True
-                self._exchange.send(error_response(self._stream, code, self._head_only))
+                self._exchange.send(error_response(self._exchange.request.stream, code, self._head_only))
         except (PeerClosed, LocalProtocolError) as error:
             self._log.notice(self._exchange, str(error))
 

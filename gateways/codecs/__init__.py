@@ -59,6 +59,12 @@ class Codec:
         """Encode one event."""
         raise NotImplementedError
 
+    def head(
+        self, stream: int, status: str, headers: list[tuple[str, str]], content: bytes = b"", end: bool = False
+    ) -> bytes:
+        """Encode a head as ``send`` does a ResponseHead. Where that is all of a response, no event is needed."""
+        return self.send(ResponseHead(stream, status, headers, content, end))
+
     def body(self, stream: int, data: bytes) -> bytes:
         """Encode a block of body as ``send`` does a Body. Where that is all of a long response, no event is needed."""
         return self.send(Body(stream, data))

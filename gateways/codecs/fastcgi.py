@@ -403,14 +403,7 @@ class FastCGICodec(Codec):
     def send(self, event: Event) -> bytes:
         """Encode ResponseHead, Body, ErrorOutput, EndOfResponse; raises LocalProtocolError for a stream not active."""
         if isinstance(event, ResponseHead):
-            number = event.stream
-            content = encode_head("fastcgi", "Status: " + event.status, event.headers) + event.content
-            if event.end and len(content) <= FCGI_MAX_LENGTH:
-                end = self._end_request(number, 0)  # which knows whether the stream is active
-                return record(FCGI_STDOUT, number, content) + end
-            self._check_active(number)
-            data = stream_records(FCGI_STDOUT, number, content)
-            return data + self._end_request(number, 0) if event.end else data
+            return self.head(event.stream, event.status, event.headers, event.content, event.end)
         if isinstance(event, Body):
             self._check_active(event.stream)
             return stream_records(FCGI_STDOUT, event.stream, event.data)
@@ -427,6 +420,18 @@ class FastCGICodec(Codec):
         if isinstance(event, Request):
             raise LocalProtocolError("fastcgi", "the application side sends no requests")
         return b""
+
+    def head(
+        self, stream: int, status: str, headers: list[tuple[str, str]], content: bytes = b"", end: bool = False
+    ) -> bytes:
+        """Encode a head and the first block of body as FCGI_STDOUT; ``end``: and the end of the request."""
+        content = encode_head("fastcgi", "Status: " + status, headers) + content
+        if end and len(content) <= FCGI_MAX_LENGTH:
+            finish = self._end_request(stream, 0)  # which knows whether the stream is active
+            return record(FCGI_STDOUT, stream, content) + finish
+        self._check_active(stream)
+        data = stream_records(FCGI_STDOUT, stream, content)
+        return data + self._end_request(stream, 0) if end else data
 
     def body_parts(self, stream: int, data: bytes) -> list[bytes | memoryview]:
         """Return a block of body as records, without a copy of it."""

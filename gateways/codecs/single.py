@@ -113,10 +113,7 @@ class SingleRequestCodec(Codec):
     def send(self, event: Event) -> bytes:
         """Encode ResponseHead, Body, EndOfResponse; the others have no form here and cost no bytes."""
         if isinstance(event, ResponseHead):
-            if event.end:
-                self.closing = True
-            head = encode_head(self.protocol, self.status_prefix + event.status, event.headers)
-            return head + event.content if event.content else head
+            return self.head(event.stream, event.status, event.headers, event.content, event.end)
         if isinstance(event, Body):
             return event.data
         if isinstance(event, EndOfResponse):
@@ -125,11 +122,24 @@ class SingleRequestCodec(Codec):
             raise LocalProtocolError(self.protocol, "the application side sends no requests")
         return b""
 
+    def head(
+        self,
+        stream: int,  # noqa: ARG002  (the interface)
+        status: str,
+        headers: list[tuple[str, str]],
+        content: bytes = b"",
+        end: bool = False,
+    ) -> bytes:
+        """Encode a head and the first block of body; ``end``: the connection is to be closed behind it."""
+        if end:
+            self.closing = True
+        head = encode_head(self.protocol, self.status_prefix + status, headers)
+        return head + content if content else head
+
     def body(self, stream: int, data: bytes) -> bytes:  # noqa: ARG002  (the interface)
         """Return ``data``: nothing is put around it."""
         return data
 
     def head_parts(self, head: ResponseHead) -> list[bytes | memoryview]:
         """As ``send``, without a copy of the block behind the head."""
-        alone = ResponseHead(head.stream, head.status, head.headers, b"", head.end)
-        return [self.send(alone), head.content]
+        return [self.head(head.stream, head.status, head.headers, b"", head.end), head.content]

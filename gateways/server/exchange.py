@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -88,45 +89,54 @@ class Exchange:
         """Write one response event; raises PeerClosed, LocalProtocolError. ``inside`` is for this file alone."""
         connection = self.connection
         if connection.pool.timed and not inside:
-            self.enter()
-            try:
-                self.send(event, True)
-            finally:
-                self.leave()
+            self._sheltered(self.send, event)
             return
         if self.aborted or self.ended:
             self._refuse()
         if isinstance(event, ResponseHead):
-            if len(event.content) >= LARGE_BLOCK:
-                self._send_parts(event)
-                return
-            data = connection.codec.send(event)
-            self.status = event.status
-            self.sent = len(event.content)
-            self.ended = event.end  # before the last byte is out: the peer may use the stream again at once
-            if len(data) > _LONG_HEAD:
-                self._warn_long_head(len(data) - len(event.content))
+            self.send_head(event.status, event.headers, event.content, event.end, True)
         elif isinstance(event, Body):
             self.send_body(event.data, True)
-            return
         else:
             data = connection.codec.send(event)
             if isinstance(event, EndOfResponse):
                 self.ended = True
+            if data:
+                connection.write(data)
+            if self.ended:
+                connection.answered(self)
+
+    def send_head(
+        self, status: str, headers: list[tuple[str, str]], content: bytes = b"", end: bool = False, inside: bool = False
+    ) -> None:
+        """Write a head, the first block behind it, and where ``end`` says so the end; raises as ``send`` does."""
+        connection = self.connection
+        if connection.pool.timed and not inside:
+            self._sheltered(self.send_head, status, headers, content, end)
+            return
+        if self.aborted or self.ended:
+            self._refuse()
+        stream = self.request.stream
+        size = len(content)
+        if size >= LARGE_BLOCK:
+            self._send_parts(ResponseHead(stream, status, headers, content, end))
+            return
+        data = connection.codec.head(stream, status, headers, content, end)
+        self.status = status
+        self.sent = size
+        self.ended = end  # before the last byte is out: the peer may use the stream again at once
+        if len(data) > _LONG_HEAD:
+            self._warn_long_head(len(data) - size)
         if data:
             connection.write(data)
-        if self.ended:
+        if end:
             connection.answered(self)
 
     def send_body(self, data: bytes, inside: bool = False) -> None:
         """Write a block of body; raises as ``send`` does."""
         connection = self.connection
         if connection.pool.timed and not inside:
-            self.enter()
-            try:
-                self.send_body(data, True)
-            finally:
-                self.leave()
+            self._sheltered(self.send_body, data)
             return
         if self.aborted or self.ended:
             self._refuse()
@@ -144,6 +154,14 @@ class Exchange:
         connection.write_parts(parts)
         if self.ended:
             connection.answered(self)
+
+    def _sheltered(self, write: Callable[..., None], *arguments: object) -> None:
+        """Where time is limited, write from within the server's own code: RequestTimeout comes where it waits."""
+        self.enter()
+        try:
+            write(*arguments, True)
+        finally:
+            self.leave()
 
     def enter(self) -> None:
         """Where time is limited: a thread comes into the server's own code. Raises RequestTimeout where it is over."""
@@ -199,11 +217,7 @@ class Exchange:
         """Write part of an open file as body; raises PeerClosed, and LocalProtocolError where it is too short."""
         connection = self.connection
         if connection.pool.timed and not inside:
-            self.enter()
-            try:
-                self.send_file(fd, offset, count, True)
-            finally:
-                self.leave()
+            self._sheltered(self.send_file, fd, offset, count)
             return
         while count and (most := connection.codec.raw_size):
             if self.aborted or self.ended:

@@ -169,14 +169,19 @@ class CGIExchange:
         if isinstance(event, ErrorOutput):
             _write_error(event.data)
             return
-        self._check_open()
         if isinstance(event, Body):
             self.send_body(event.data)
         elif isinstance(event, ResponseHead):
-            self._write(encode_head("cgi", "Status: " + event.status, event.headers) + event.content)
-            if event.end:
-                self._end()
+            self.send_head(event.status, event.headers, event.content, event.end)
         elif isinstance(event, EndOfResponse):
+            self._check_open()
+            self._end()
+
+    def send_head(self, status: str, headers: list[tuple[str, str]], content: bytes = b"", end: bool = False) -> None:
+        """Write a head and what comes with it; raises PeerClosed, LocalProtocolError."""
+        self._check_open()
+        self._write(encode_head("cgi", "Status: " + status, headers) + content)
+        if end:
             self._end()
 
     def send_body(self, data: bytes) -> None:

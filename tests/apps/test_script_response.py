@@ -25,6 +25,9 @@ class Recorder:
     def send(self, event: Event) -> None:
         self.events.append(event)
 
+    def send_head(self, status: str, headers: list[tuple[str, str]], content: bytes = b"", end: bool = False) -> None:
+        self.send(ResponseHead(1, status, headers, content, end))
+
     def send_body(self, data: bytes) -> None:
         self.send(Body(1, data))
 

@@ -85,6 +85,9 @@ class FakeExchange:
         self.history.append(event)
         self.ended = isinstance(event, EndOfResponse) or (isinstance(event, ResponseHead) and event.end)
 
+    def send_head(self, status: str, headers: Headers, content: bytes = b"", end: bool = False) -> None:
+        self.send(ResponseHead(7, status, headers, content, end))
+
     def send_body(self, data: bytes) -> None:
         self.send(Body(7, data))
 

@@ -43,6 +43,9 @@ class FakeExchange:
     def send(self, event: Event) -> None:
         raise AssertionError
 
+    def send_head(self, status: str, headers: list[tuple[str, str]], content: bytes = b"", end: bool = False) -> None:
+        raise AssertionError
+
     def send_body(self, data: bytes) -> None:
         raise AssertionError
 

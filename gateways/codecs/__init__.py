@@ -62,11 +62,11 @@ class Codec:
     def head(
         self, stream: int, status: str, headers: list[tuple[str, str]], content: bytes = b"", end: bool = False
     ) -> bytes:
-        """Encode a head as ``send`` does a ResponseHead. Where that is all of a response, no event is needed."""
+        """Encode a head as ``send`` does a ResponseHead, which need not be made: each response comes by here."""
         return self.send(ResponseHead(stream, status, headers, content, end))
 
     def body(self, stream: int, data: bytes) -> bytes:
-        """Encode a block of body as ``send`` does a Body. Where that is all of a long response, no event is needed."""
+        """Encode a block of body as ``send`` does a Body, which need not be made."""
         return self.send(Body(stream, data))
 
     def body_parts(self, stream: int, data: bytes) -> list[bytes | memoryview]:

@@ -431,7 +431,7 @@ class MultiplexConnection(Connection):
         most = self.pool.limits.body_buffer
         for other in self.exchanges.values():
             body = other.body
-            if body.held <= most // 2 or other.ended:
+            if body.held <= most // 2 or body.ended or other.ended:  # of what has ended no more comes
                 continue
             if not other.started:
                 if self._is_taken_up(other):

@@ -79,9 +79,9 @@ def interleaved(context: FrontContext) -> None:
 
 
 def reverse(context: FrontContext) -> None:
-    """The last that was asked is answered first."""
+    """The request with the highest id is answered first; which client's that is depends on who was faster."""
     found = together(context)
-    for exchange, arrival in reversed(found):
+    for exchange, arrival in sorted(found, key=lambda one: one[1].number, reverse=True):
         arrival.answer(plain(context.protocol, own(arrival)))
         gets(exchange.response(), own(arrival))
 

@@ -152,6 +152,7 @@ def test_several_threads(stacks: StackFile, stuck: Callable[[], None], thread: b
             stuck()
 
     def wait_for_all(threads: list[threading.Thread]) -> None:
+        go.release()  # the sick one may have the GIL from here on
         for each in threads:
             each.join()
 
@@ -160,7 +161,6 @@ def test_several_threads(stacks: StackFile, stuck: Callable[[], None], thread: b
         threads = [threading.Thread(target=target) for target in (idle, idle, idle, sick)]
         for each in threads:
             each.start()
-        go.release()
         wait_for_all(threads)
 
     with listening(stacks, body, thread=thread) as pid:

@@ -249,8 +249,10 @@ def test_flask(site: Site) -> None:
 
 
 def test_a_process_serves_many_requests_and_ends_with_its_manager(site: Site) -> None:
-    """It comes last: it stops the server."""
     pids = {int(site.ask(do="process").body) for _ in range(2)}
     assert len(pids) == (2 if site.protocol == "cgi" else 1)
     site.server.stop()
-    wait_until(lambda: all(gone(pid) for pid in pids), "all have ended")
+    try:
+        wait_until(lambda: all(gone(pid) for pid in pids), "all have ended")
+    finally:
+        site.server.start()  # for the other tests

@@ -16,6 +16,7 @@ from urllib.parse import quote_from_bytes
 
 from gateways.errors import ConfigError
 from gateways.server.logfiles import LogTarget
+from gateways.server.zone import local
 
 __all__ = ["ATOMS", "AccessLog", "Plan"]
 
@@ -290,7 +291,7 @@ class AccessLog:
                 f"T{utc.tm_hour:02d}:{utc.tm_min:02d}:{utc.tm_sec:02d}."
             )
         else:
-            here = time.localtime(second)
+            here = local(second)
             east = here.tm_gmtoff // 60
             zone = f"{'-' if east < 0 else '+'}{abs(east) // 60:02d}{abs(east) % 60:02d}"
             stamp = (

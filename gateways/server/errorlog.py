@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from gateways.apps import Exchange
 from gateways.server.logfiles import ERROR, INFO, WARNING, LogTarget, SyslogTarget
+from gateways.server.zone import stamp
 
 __all__ = ["ErrorLog", "configure", "escape", "set_in"]
 
@@ -32,14 +33,18 @@ def configure(level: str, target: LogTarget | None = None) -> None:
     form = "%(levelname)s %(message)s"
     if not isinstance(target, SyslogTarget):  # which has date and process itself
         form = f"%(asctime)s [%(process)d] {form}"
-    handler.setFormatter(_Formatter(form, "%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(_Formatter(form))
     _logger.handlers[:] = [handler]
     _logger.propagate = False
     _logger.setLevel(level.upper())
 
 
 class _Formatter(logging.Formatter):
-    """Sets tracebacks in, so that no text within one passes for a line of the log."""
+    """Sets tracebacks in, so that no text within one passes for a line of the log; knows the server's own time zone."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802  (as below)
+        """Return when that was."""
+        return stamp(record.created)
 
     def formatException(self, ei: Any) -> str:  # noqa: ANN401, N802  (logging's own signature)
         """Return the traceback, each line behind a bar, without control characters."""

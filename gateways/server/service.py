@@ -30,6 +30,7 @@ from gateways.server.inherited import empty_stdin
 from gateways.server.metrics import MetricsServer
 from gateways.server.notify import Notifier
 from gateways.server.outlets import Outlets
+from gateways.server.pidfile import PidFile
 from gateways.server.process import WorkerProcess
 from gateways.server.scoreboard import Board
 from gateways.server.signals import interruptible, note_signals
@@ -47,6 +48,7 @@ _SPARE: Final = 8  # places on the scoreboard beside twice the workers: those th
 _LEAST: Final = 32
 _METRICS: Final = "metrics"  # in the place of a protocol
 _METRICS_BACKLOG: Final = 128
+_PID_FILE: Final = "pid file"
 _BOARD: Final = 1 << 28  # bytes of scoreboard beyond which there are only the places that must be
 _NOTED: Final = (signal.SIGINT, signal.SIGHUP, *LEAVE, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 _OK: Final = 0
@@ -85,7 +87,7 @@ class Service:
         self._watcher = 0
         self._metrics_socket: socket.socket | None = None
         self._metrics_address = ""
-        self._pid_file = False
+        self._pid_file: PidFile | None = None
 
     # -- opening ------------------------------------------------------------------------------------------------
 
@@ -169,17 +171,18 @@ class Service:
             )
 
     def write_pid(self, handed: Handed | None) -> None:
-        """Write the pid file; raises ConfigError."""
+        """Write the pid file, or take it over; raises ConfigError."""
         path = self.settings.pid_file
-        if path:
-            try:
-                with open(path, "w", encoding="ascii") as file:
-                    file.write(f"{os.getpid()}\n")
-            except OSError as error:
-                if handed is None or handed.paths.get("pid file") != path:  # else it is there, and has our number
-                    problem = f"cannot write the pid file {path}: {error.strerror}; choose another one"
-                    self._forgive(ConfigError(problem), handed)
-            self._pid_file = True
+        fd = handed.others.get(_PID_FILE, -1) if handed is not None else -1
+        before = handed.paths.get(_PID_FILE, "") if handed is not None else ""
+        try:
+            if fd >= 0 and before != path:
+                PidFile(before, fd).close()
+                fd = -1
+            if path:
+                self._pid_file = PidFile(path, fd)
+        except ConfigError as error:
+            self._forgive(error, handed)
 
     def _forgive(self, error: ConfigError, handed: Handed | None) -> None:
         """Raise what makes a start fail; but to end where workers have been taken over would end what they serve."""
@@ -218,9 +221,8 @@ class Service:
         cleanup(sockets)
         for sock in sockets:
             sock.close()
-        if self._pid_file:
-            with contextlib.suppress(OSError):
-                os.unlink(self.settings.pid_file)
+        if self._pid_file is not None:
+            self._pid_file.close()
         if self._watcher:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._watcher, signal.SIGTERM)
@@ -292,6 +294,8 @@ class Service:
             others["control"] = self.control.fileno()
         if self._watcher:
             others["watcher"] = self._watcher
+        if self._pid_file is not None:
+            others[_PID_FILE] = self._pid_file.fd
         return Handed(
             tuple(listeners),
             tuple(
@@ -305,7 +309,7 @@ class Service:
             ),
             generation, started, reloads, wanted, others,
             tuple(self.control.waiting()) if self.control is not None else (),
-            {**self.outlets.paths(), "control": self.settings.control, "pid file": self.settings.pid_file}, counts,
+            {**self.outlets.paths(), "control": self.settings.control, _PID_FILE: self.settings.pid_file}, counts,
         )  # fmt: skip
 
     # -- in a worker --------------------------------------------------------------------------------------------
@@ -326,6 +330,8 @@ class Service:
         empty_stdin()
         for desk in self._desks():
             desk.close()  # here it only lets go of the descriptors
+        if self._pid_file is not None:
+            self._pid_file.let_go()
         wakeup_in, wakeup_out = os.pipe()
         for fd in (wakeup_in, wakeup_out):
             os.set_blocking(fd, False)

@@ -7,6 +7,7 @@ import time
 
 from gateways.server.errorlog import ErrorLog, escape, set_in
 from gateways.server.logfiles import LogTarget
+from gateways.server.zone import stamp
 
 __all__ = ["SlowLog"]
 
@@ -24,6 +25,5 @@ class SlowLog:
         if self._target is None:
             self._log.block(message, stacks)
             return
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        entry = f"{stamp} [{os.getpid()}] {escape(message)}\n{set_in(stacks)}\n"
+        entry = f"{stamp(time.time())} [{os.getpid()}] {escape(message)}\n{set_in(stacks)}\n"
         self._target.write(entry.encode("utf-8", "backslashreplace"))

@@ -120,6 +120,9 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
         if path.endswith("later"):
             time.sleep(0.1)
         os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    elif path == "/zone":  # as django.conf sets it
+        os.environ["TZ"] = "XXX-9"
+        time.tzset()
     elif path == "/errors":
         environ["wsgi.errors"].write("a line\n")
     elif path == "/fail":

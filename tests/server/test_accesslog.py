@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from gateways.errors import ConfigError
+from gateways.server import zone as zone_module
 from gateways.server.accesslog import ATOMS, AccessLog, Plan
 from gateways.server.logfiles import LogTarget
 
@@ -80,10 +81,11 @@ def json_of(params: dict[str, Any] | None = None, **rest: Any) -> dict[str, Any]
 
 @pytest.fixture
 def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Set the time zone; afterwards it is as it was."""
+    """Set the time zone that the process has been started in; afterwards it is as it was."""
 
     def set_zone(name: str) -> None:
         monkeypatch.setenv("TZ", name)
+        monkeypatch.setattr(zone_module, "_GIVEN", name)
         time.tzset()
 
     yield set_zone

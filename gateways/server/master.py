@@ -281,8 +281,9 @@ class Master:
             try:
                 self._workers.spawn(self._service.worker_body(self._after_fork), self._generation, now)
             except OSError as error:
-                self._log.failure(f"cannot start a worker: {error.strerror}")
-                self._failed(EXIT_BOOT)
+                reason = f"cannot start a worker: {error.strerror}"
+                self._log.failure(reason)
+                self._failed(EXIT_BOOT, reason)
                 break
             self._last_spawn = now
         return count > 0
@@ -550,7 +551,7 @@ class Master:
         if self._reloading and self._proven != self._generation:
             self._reload_failed(reason)
         else:
-            self._failed(code)
+            self._failed(code, reason)
 
     def _reload_failed(self, reason: str) -> None:
         """Stay with the old workers; ``reason`` is in the log already."""
@@ -568,13 +569,14 @@ class Master:
         self._tell_ready()
         self._service.reloaded(reason)
 
-    def _failed(self, code: int) -> None:
+    def _failed(self, code: int, reason: str) -> None:
         """No worker has come of a try: try again later, or end with ``code`` where none ever has."""
         self._failures.not_booted(time.monotonic())
         if self._proven or self._settings.pool == "ondemand":
             self._log.warning(f"next try in {self._failures.pause:g} s")
             return
         # Nothing has ever worked: it will not by itself.
+        self._service.outlets.not_started(reason)
         self._exit = code
         self._graceful = 0.0
         self._stop("")

@@ -6,6 +6,7 @@ puts it under the number of the old one.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
@@ -48,7 +49,12 @@ class Outlets:
         self._user = settings.user if settings.preload and os.geteuid() != 0 else ""
         """Whose rights the master has left; the files may be another's."""
         self._problems: list[str] = []
+        self._starter = -1
+        """What was stderr before it became the error log: until the server is ready, somebody may look there."""
+        self._where = settings.error_log
         error = self._open(settings.error_log, stream=2, kind="error")
+        if settings.error_log != "-" and kept is None:
+            self._starter = os.dup(2)
         self._output: LogTarget | None = None
         """Descriptor 1, where that goes to the error log too."""
         if error.path:  # what the application prints belongs there too
@@ -61,16 +67,12 @@ class Outlets:
                 if isinstance(sys.stdout, io.TextIOWrapper):  # or a worker that is killed would take lines with it
                     sys.stdout.reconfigure(line_buffering=True)
         configure(settings.log_level, error)
-        self.access: LogTarget | None = None
-        if settings.access_log:
-            self.access = self._open(settings.access_log, stream=1, kind="access")
-            if self.access.path:
-                self._files.append(self.access)
-        slow: LogTarget | None = None
-        if settings.slow_log:
-            slow = self._open(settings.slow_log, stream=2, kind="slow")
-            if slow.path:
-                self._files.append(slow)
+        try:
+            self.access = self._other(settings.access_log, stream=1, kind="access")
+            slow = self._other(settings.slow_log, stream=2, kind="slow")
+        except ConfigError as why:
+            self.refuse(why)
+            raise
         self.slow = SlowLog(slow, self.log)
         for target in (self.access, slow):
             if target is not None:
@@ -81,6 +83,15 @@ class Outlets:
             fd = (kept or {}).get(_NAME.format(kind))
             if fd is not None and fd not in self.fds:
                 os.close(fd)
+
+    def _other(self, spec: str, *, stream: int, kind: str) -> LogTarget | None:
+        """Open one beside the error log; None where it is off."""
+        if not spec:
+            return None
+        target = self._open(spec, stream=stream, kind=kind)
+        if target.path:
+            self._files.append(target)
+        return target
 
     def _open(self, spec: str, *, stream: int, kind: str) -> LogTarget:
         try:
@@ -99,6 +110,26 @@ class Outlets:
                 return LogTarget(fd, kind, spec)
             self._problems.append(f"{error}; stderr is taken instead")
             return open_target("-", stream=2, kind=kind)
+
+    def not_started(self, reason: str) -> None:
+        """Tell whoever has started the server, too, why it ends before it was ready; the error log has it already."""
+        if self._starter >= 0:
+            with contextlib.suppress(OSError):
+                text = f"gateways: {reason} (all of it is in the error log: {self._where})\n"
+                os.write(self._starter, text.encode("utf-8", "backslashreplace"))
+
+    def refuse(self, error: ConfigError) -> None:
+        """A start ends with ``error``, which is printed on stderr: have that back, and the log know it too."""
+        if self._starter >= 0:
+            self.log.failure(str(error))
+            os.dup2(self._starter, 2)
+            self.started()
+
+    def started(self) -> None:
+        """Nobody waits for the start any more."""
+        starter, self._starter = self._starter, -1
+        if starter >= 0:
+            os.close(starter)
 
     def others(self) -> dict[str, int]:
         """Return the names and descriptors of the files, for the program that takes over; it has 1 and 2 anyway."""

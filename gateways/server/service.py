@@ -332,6 +332,7 @@ class Service:
             desk.close()  # here it only lets go of the descriptors
         if self._pid_file is not None:
             self._pid_file.let_go()
+        self.outlets.started()
         wakeup_in, wakeup_out = os.pipe()
         for fd in (wakeup_in, wakeup_out):
             os.set_blocking(fd, False)
@@ -381,10 +382,19 @@ def serve(
     os.chdir(settings.chdir)
     outlets = Outlets(settings, *((handed.others, handed.paths) if handed is not None else ()))
     service = Service(settings, outlets, upgrade, Notifier.from_environ(environment, os.getpid()), admission)
-    master = Master(service, on_ready)
+
+    def ready() -> None:
+        outlets.started()
+        if on_ready is not None:
+            on_ready()
+
+    master = Master(service, ready)
     with master.noting_signals():
         try:
             return _serve(service, master, handed, environment.get("XDG_RUNTIME_DIR"))
+        except ConfigError as error:
+            outlets.refuse(error)
+            raise
         finally:
             service.close()
 
@@ -432,5 +442,6 @@ def _preload(service: Service, taken_over: bool) -> int:
     except WorkerBootError as error:
         service.log.failure(str(error), error.__cause__)
         if not taken_over:
+            service.outlets.not_started(str(error))
             return _BOOT if error.__cause__ is not None else _CONFIG
     return 0

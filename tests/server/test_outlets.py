@@ -15,6 +15,7 @@ from gateways.errors import ConfigError
 from gateways.server.outlets import Outlets
 from gateways.settings import Settings
 from tests.server.forks import child, ended
+from tests.server.processes import run_command
 
 
 def apart(body: Callable[[], object]) -> None:
@@ -266,3 +267,48 @@ def test_lines_that_are_lost_are_told(kind: str, tmp_path: Path) -> None:
     apart(body)
     (said,) = lines(error)
     assert f"the {kind} log loses lines" in said
+
+
+# -- the start --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("app", "options", "code", "words"),
+    [
+        ("none:app", [], 2, "no module named 'none'"),
+        ("none:app", ["--preload"], 2, "no module named 'none'"),
+        ("bad:app", [], 3, "importing bad failed with ZeroDivisionError"),
+        ("bad:app", ["--preload"], 3, "importing bad failed with ZeroDivisionError"),
+        ("good:app", ["--fastcgi", "none/socket"], 2, "cannot listen on none/socket"),
+        ("good:app", ["--slow-log", "none/slow"], 2, "none/slow: No such file or directory"),
+    ],
+)
+def test_why_a_start_fails_is_told_to_who_starts(
+    tmp_path: Path, app: str, options: list[str], code: int, words: str
+) -> None:
+    """In one sentence on stderr, and in the log, wherever that is."""
+    (tmp_path / "bad.py").write_text("1 / 0\n")
+    (tmp_path / "good.py").write_text("def app(environ, start_response): ...\n")
+    log = tmp_path / "error.log"
+    where = ["--scgi", str(tmp_path / "s"), "--control", "off", "--chdir", str(tmp_path), "--error-log", str(log)]
+    done = run_command("serve", app, *where, *options)
+    assert done.returncode == code
+    assert done.stderr.startswith("gateways: ")
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert [words in line for line in log.read_text().splitlines() if " ERROR " in line] == [True]
+
+
+def test_who_starts_is_let_go_when_the_server_is_ready(tmp_path: Path) -> None:
+    (tmp_path / "good.py").write_text("def app(environ, start_response): ...\n")
+    log = tmp_path / "error.log"
+    where = ["--scgi", str(tmp_path / "s"), "--control", "off", "--chdir", str(tmp_path), "--error-log", str(log)]
+    command = [sys.executable, "-m", "gateways", "serve", "good:app", "--workers", "2", *where]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stderr is not None
+            assert process.stderr.read() == b"", "until the last one has closed it"
+            assert log.read_text().count("is ready") == 2
+        finally:
+            process.terminate()
+        assert process.wait(60) == 0

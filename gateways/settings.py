@@ -34,6 +34,7 @@ from gateways.values import (
     listener,
     listening,
     log_target,
+    memory,
     mount_point,
     network,
     octal_mode,
@@ -234,7 +235,7 @@ def limit_settings() -> Iterable[Setting]:
 
 SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("app", "Application", "APP", "package.module:attribute", text, positional=True),
-    Setting("mount", "Application", "PREFIX", "its URL prefix, where none is sent", mount_point),
+    Setting("mount", "Application", "PREFIX", "its URL prefix, whatever is sent", mount_point),
     Setting("chdir", "Application", "DIR", "run in DIR, and import from it", directory, ".", "."),
     Setting("preload", "Application", "", "load it once, before the workers are forked", switch, default=False),
     Setting("reload", "Application", "", "for development: reload when a file changes", switch, default=False),
@@ -275,7 +276,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         0.0,
         OFF,
     ),
-    Setting("max-rss", "Workers", "SIZE", "replace a worker above this memory", size(0), 0, OFF),
+    Setting("max-rss", "Workers", "SIZE", "replace a worker above this memory", memory, 0, OFF),
     Setting("request-timeout", "Timeouts", "TIME", "let a request run, at most", duration(zero=True), 0.0, OFF),
     Setting("slow-request", "Timeouts", "TIME", "log stacks of requests that take more", duration(zero=True), 0.0, OFF),
     *timeout_settings(),
@@ -370,7 +371,10 @@ def assemble(values: dict[str, Any], sources: dict[str, str]) -> Settings:
             "no application given: name it as package.module:attribute, "
             "for example: gateways serve shop.wsgi:application --http 8000"
         )
-    listeners = tuple((name, address) for name in PROTOCOLS for address in values[name] or ())
+    chdir = absolute(values["chdir"])
+    listeners = tuple((name, from_here(address, chdir)) for name in PROTOCOLS for address in values[name] or ())
+    if values["metrics"] is not None:
+        values["metrics"] = from_here(values["metrics"], chdir)
     metrics = [("metrics", values["metrics"])] if values["metrics"] is not None else []
     check_listeners((*listeners, *metrics))
     if values["pool"] == "dynamic" and values["min_workers"] > values["workers"]:
@@ -381,7 +385,7 @@ def assemble(values: dict[str, Any], sources: dict[str, str]) -> Settings:
     return Settings(
         **{key: values[key] for key in taken - {"chdir", "allow_from", "allow_user", "proxy_from"}},
         listeners=listeners or (DEFAULT_LISTENER,),
-        chdir=absolute(values["chdir"]),
+        chdir=chdir,
         allow_from=values["allow_from"] or (),
         allow_user=values["allow_user"] or (),
         proxy_from=values["proxy_from"] or (),
@@ -389,6 +393,13 @@ def assemble(values: dict[str, Any], sources: dict[str, str]) -> Settings:
         timeouts=Timeouts(**{name: values[f"{name}_timeout"] for name in Timeouts._fields}),
         sources=sources,
     )
+
+
+def from_here(address: Address, chdir: str) -> Address:
+    """As every path that is written, a socket's is one of the directory where it is written, not of ``--chdir``."""
+    if address.kind != "unix" or os.path.isabs(address.path) or absolute(".") == chdir:
+        return address  # short, where it may be: a socket's path has 107 bytes at most
+    return replace(address, path=absolute(address.path))
 
 
 def check_listeners(listeners: tuple[tuple[str, Address], ...]) -> None:

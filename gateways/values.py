@@ -41,6 +41,7 @@ __all__ = [
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+LEAST_MEMORY: Final = 1 << 20
 SIZE_UNITS: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 MAXIMUM_SECONDS: Final = 86_400.0
@@ -126,6 +127,14 @@ def size(minimum: int) -> Callable[[object], int]:
         return found
 
     return parse
+
+
+def memory(value: object) -> int:
+    """The size of a process; ``off`` is 0. No worker is as small as what somebody writes who thinks of megabytes."""
+    found = size(0)(value)
+    if 0 < found < LEAST_MEMORY:
+        raise ValueError(f"{shown(value)} is less than any worker has; write the unit too, as in 200M")
+    return found
 
 
 def duration(*, zero: bool, longest: float = MAXIMUM_SECONDS) -> Callable[[object], float]:

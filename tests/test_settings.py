@@ -307,6 +307,8 @@ def test_each_setting_from_each_place(config: Path, name: str, place: str) -> No
         ("max-requests", "-1", "'-1' is not a whole number from 0 up"),
         ("max-requests", "2147483648", "'2147483648' is not a whole number from 0 up"),
         ("max-age", "366d", "'366d' is not a time of 0 to 365d"),
+        ("max-rss", "200", "'200' is less than any worker has; write the unit too, as in 200M"),
+        ("max-rss", "1023k", "'1023k' is less than any worker has"),
         ("max-rss", "1.5G", "'1.5G' is not a size; write bytes, or a number with k, M or G"),
         ("request-timeout", "25h", "'25h' is not a time of 0 to 1d"),
         ("slow-request", "soon", "'soon' is not a time; write seconds"),
@@ -526,6 +528,27 @@ def test_chdir_is_absolute_and_keeps_links(tmp_path: Path, monkeypatch: pytest.M
     assert load(chdir="current").chdir == str(tmp_path / "current")
     with pytest.raises(ConfigError, match="--chdir: 'no' is not a directory"):
         load(chdir="no")
+
+
+def test_paths_are_of_the_directory_in_which_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sockets as all others, whatever --chdir says; where it says nothing they stay short."""
+    (tmp_path / "shop").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for chdir in ("shop", str(tmp_path / "shop")):
+        found = load(
+            chdir=chdir,
+            fastcgi=("run/f", "/run/g"),
+            scgi=("@s", "4000"),
+            metrics="run/m",
+            control="run/c",
+            pid_file="run/p",
+        )
+        assert [address.path for _, address in found.listeners] == [f"{tmp_path}/run/f", "/run/g", "s", ""]
+        assert str(found.metrics) == f"{tmp_path}/run/m"
+        assert (found.control, found.pid_file) == (f"{tmp_path}/run/c", f"{tmp_path}/run/p")
+    for chdir in (".", str(tmp_path)):
+        found = load(chdir=chdir, fastcgi=("run/f",), metrics="./m")
+        assert (found.listeners[0][1].path, str(found.metrics)) == ("run/f", "./m")
 
 
 def test_started_in_a_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

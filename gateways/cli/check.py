@@ -79,6 +79,10 @@ def examine(settings: Settings) -> None:
         logfiles.syslog_facility(getattr(settings, f"{name}_log"), name)
     if settings.metrics is not None:
         metrics.load_library()
+    if settings.reload:
+        from gateways.server.watcher import examine as examine_watcher  # noqa: PLC0415 - as above
+
+        examine_watcher()
     if not os.environ.pop(VARIABLE, ""):
         examine_directories(settings)
     advice.advise(settings, Warnings())

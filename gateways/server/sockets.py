@@ -71,8 +71,11 @@ def examine(addresses: Iterable[Address], owner: str) -> None:
 
 def examine_directory(address: Address, start: str) -> None:
     """Raise ConfigError, as ``bind`` in the directory ``start`` would, where the socket's path cannot be made today."""
-    directory = os.path.dirname(os.path.join(start, address.path))
+    path = os.path.join(start, address.path)
+    directory = os.path.dirname(path)
     try:
+        if os.path.lexists(path) and not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise no_socket(address)
         if not os.path.isdir(directory):
             os.stat(directory)
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -237,6 +240,14 @@ def set_mode(path: str, mode: int) -> None:
         os.close(pin)
 
 
+def no_socket(address: Address) -> ConfigError:
+    """What is said where the path of a socket is that of something else."""
+    return ConfigError(
+        f"cannot listen on {address}: the path exists and is not a socket; "
+        "remove it yourself if it is not needed, or choose another path"
+    )
+
+
 def remove_stale(address: Address) -> None:
     """Remove a socket on which no one listens; ConfigError for anything else."""
     try:
@@ -244,10 +255,7 @@ def remove_stale(address: Address) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise ConfigError(
-            f"cannot listen on {address}: the path exists and is not a socket; "
-            "remove it yourself if it is not needed, or choose another path"
-        )
+        raise no_socket(address)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         number = probe.connect_ex(address.path)

@@ -19,10 +19,15 @@ __all__ = ["start"]
 _LOOK: Final = 1000  # milliseconds between looks whether the master still lives
 
 
-def start(directory: str) -> int:
-    """Start watching ``directory``; returns the watcher's process id. Raises ConfigError without watchfiles."""
+def examine() -> None:
+    """Raise ConfigError without watchfiles."""
     if importlib.util.find_spec("watchfiles") is None:
         raise ConfigError(f"--reload needs watchfiles: python3 -m pip --python {sys.executable} install watchfiles")
+
+
+def start(directory: str) -> int:
+    """Start watching ``directory``; returns the watcher's process id. Raises ConfigError without watchfiles."""
+    examine()
     words = [sys.executable, "-m", "gateways.server.watcher", directory, str(os.getpid())]
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL)  # noqa: S603  (ourselves)
     process.returncode = 0  # else Popen complains that it still runs, when it is forgotten here

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import socket
@@ -13,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from gateways.cli.check import examine
+from gateways.errors import ConfigError
+from gateways.settings import load_settings
 from tests.servers import free_port, open_directory, wait_until
 
 Done = subprocess.CompletedProcess[str]
@@ -127,6 +131,7 @@ def test_the_application_is_loaded_as_the_workers_user() -> None:
         (["--slow-log", "site_.py/s"], "Not a directory"),
         (["--pid-file", "none/pid"], "none/pid: No such file or directory; choose another one"),
         (["--fastcgi", "none/s"], "cannot listen on none/s: none is not a directory; make it (mkdir -p none)"),
+        (["--fastcgi", "./site_.py"], "cannot listen on ./site_.py: the path exists and is not a socket; remove it"),
         (["--control", "none/c"], "none is not a directory; make it (mkdir -p "),
         (["--config", "no.toml"], "cannot read the configuration file no.toml"),
     ],
@@ -284,3 +289,13 @@ def test_without_standard_streams(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0
+
+
+def test_what_watches_files_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``serve``: it is found out before the application is loaded."""
+    monkeypatch.chdir(tmp_path)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "watchfiles" else find_spec(name))
+    settings = load_settings({"app": "site_:app", "reload": True}, {})
+    with pytest.raises(ConfigError, match="--reload needs watchfiles"):
+        examine(settings)

@@ -96,7 +96,14 @@ def test_environment_and_file(script: Path, tmp_path: Path) -> None:
 
 def test_every_setting_is_an_option(served: list[Settings], tmp_path: Path, script: Path) -> None:
     values = {"ADDR": "9000", "MODE": "600", "OWNER": ":0", "PREFIX": "/p", "DIR": str(tmp_path), "LEVEL": "debug"}
-    values |= {"KIND": "ondemand", "N": "1", "CIDR": "127.0.0.1", "EXT=FILE": ".sh=/bin/sh", "FILE": str(script)}
+    values |= {
+        "KIND": "ondemand",
+        "SIZE": "9M",
+        "N": "1",
+        "CIDR": "127.0.0.1",
+        "EXT=FILE": ".sh=/bin/sh",
+        "FILE": str(script),
+    }
     values |= {"NAME[=VALUE]": "A=1", "MODULE": "json"}
     for setting in SCRIPTS:
         value = [values.get(setting.metavar, "9")] if setting.metavar else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -89,7 +90,7 @@ def test_several_protocols_have_a_socket_each() -> None:
         ("[::1]:9000", "[::1]:9000"),
         ("/run/shop.sock", "/run/shop.sock"),
         ("/run/50%/a b", "/run/50%%/a b"),
-        ("./run/s", "/usr/run/s"),
+        ("./run/s", os.path.abspath("run/s")),
         ("@shop", "@shop"),
     ],
 )

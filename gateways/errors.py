@@ -108,4 +108,16 @@ class ConfigError(GatewayError):
 
 
 class WorkerBootError(GatewayError):
-    """A worker could not load the application; the message says what to do."""
+    """A worker could not load the application; the message says what to do.
+
+    ``found``: there is such an application, and it failed. What it raised is the cause, if it raised anything.
+    """
+
+    def __init__(self, message: str, *, found: bool = False) -> None:
+        super().__init__(message)
+        self._found = found
+
+    @property
+    def found(self) -> bool:
+        """It is the application that has failed, not its name."""
+        return self._found or self.__cause__ is not None

@@ -20,7 +20,7 @@ __all__ = ["NOT_FOR_SCRIPTS", "RARE_FOR_SCRIPTS", "SCRIPT_SETTINGS", "Scripts", 
 NOT_FOR_SCRIPTS: Final = frozenset(
     (
         "app", "chdir", "chroot", "mount", "preload", "reload", "request-timeout", "slow-log", "slow-request",
-        "threads", "uwsgi-modifier30",
+        "threads", "uwsgi-modifier30", "warm-up",
     )
 )  # fmt: skip
 """Of ``serve``: what is about Python applications, or has another meaning here."""

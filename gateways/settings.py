@@ -24,6 +24,7 @@ from gateways.server.address import Address
 from gateways.values import (
     LOG_LEVELS,
     Network,
+    Url,
     absolute,
     choice,
     count,
@@ -43,6 +44,7 @@ from gateways.values import (
     size_text,
     switch,
     text,
+    url,
 )
 
 if sys.version_info >= (3, 11):
@@ -95,6 +97,7 @@ class Settings:
     workers: int = 1
     threads: int = 1
     mount: str | None = None
+    warm_up: Url | None = None
     """Leading slash, no trailing slash, empty for the root; None leaves it to what the web server sends."""
     chdir: str = "."
     """Absolute where ``load_settings`` made it."""
@@ -238,6 +241,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("mount", "Application", "PREFIX", "its URL prefix, whatever is sent", mount_point),
     Setting("chdir", "Application", "DIR", "run in DIR, and import from it", directory, ".", "."),
     Setting("preload", "Application", "", "load it once, before the workers are forked", switch, default=False),
+    rare("warm-up", "Application", "URL", "a worker is ready when it has answered", url, None),
     Setting("reload", "Application", "", "for development: reload when a file changes", switch, default=False),
     *(Setting(name, "Listen", "ADDR", LISTENER_HELPS[name], listener, many=True) for name in PROTOCOLS),
     Setting(

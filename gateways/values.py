@@ -6,17 +6,20 @@ raises ValueError or ConfigError with the reason.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import re
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
+from urllib.parse import urlsplit
 
 from gateways.errors import ConfigError
 from gateways.server.address import Address, parse_address
 
 __all__ = [
     "Network",
+    "Url",
     "absolute",
     "choice",
     "count",
@@ -37,6 +40,7 @@ __all__ = [
     "switch",
     "text",
     "time_text",
+    "url",
 ]
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -49,6 +53,19 @@ MAXIMUM_SECONDS: Final = 86_400.0
 MAXIMUM_COUNT: Final = 2**31 - 1
 LONGEST_SHOWN: Final = 80
 WIDEST_NUMBER: Final = 64  # bits: far beyond all that a setting may hold, and short enough to be written out
+
+
+class Url(NamedTuple):
+    """What is asked for by GET."""
+
+    scheme: str
+    host: str
+    """The Host header."""
+    target: str
+    """Path and query, percent-encoded."""
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.host}{self.target}"
 
 
 def shown(value: object) -> str:
@@ -168,6 +185,22 @@ def mount_point(value: object) -> str:
     if re.search(r"[?#\s\x00-\x1f]|//", prefix):
         raise ValueError(f"{shown(value)} is not a path prefix; write it as in /shop")
     return f"/{prefix}" if prefix else ""
+
+
+def url(value: object) -> Url:
+    """A path, for the host ``localhost``, or a whole URL; percent-encoded."""
+    written = text(value)
+    if re.fullmatch(r"/[!\"$-~]*", written):
+        return Url("http", "localhost", written)
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(written)
+        sound = re.fullmatch(r"https?://[!\"$-~]+", written) and parts.hostname and "@" not in parts.netloc
+        if sound and (parts.port is None or parts.port):
+            return Url(parts.scheme, parts.netloc, f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}")
+    raise ValueError(
+        f"{shown(value)} is no URL; write a path, as in /healthz, or http://HOST/PATH or https://HOST/PATH, "
+        "percent-encoded"
+    )
 
 
 def directory(value: object) -> str:

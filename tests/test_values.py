@@ -21,6 +21,7 @@ Parse = Callable[[object], object]
 
 PARSERS: dict[str, Parse] = {
     "text": values.text,
+    "url": values.url,
     "secret": values.secret_text,
     "switch": values.switch,
     "count": values.count(0),
@@ -301,3 +302,32 @@ def test_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for text in ("no", "file"):
         with pytest.raises(ValueError, match=f"'{text}' is not a directory"):
             values.directory(text)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "", "x", "/a b", "/a#b", "/é", "//\n", "ftp://a/", "http://", "http:///a", "http://a:b/", "http://a:99999/",
+        "http://u:p@a/", "http://a/ b", "http://[::1/a", "http://a/#b", True, 7,
+    ],
+)  # fmt: skip
+def test_what_is_no_url(written: object) -> None:
+    with pytest.raises(ValueError, match=r"is no URL; write a path, as in /healthz, or http://HOST/PATH|is not a text"):
+        values.url(written)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("/", ("http", "localhost", "/")),
+        ("//a", ("http", "localhost", "//a")),
+        ("/caf%C3%A9?a=%20b&c", ("http", "localhost", "/caf%C3%A9?a=%20b&c")),
+        ("https://shop.example", ("https", "shop.example", "/")),
+        ("http://shop.example:8080/a?b", ("http", "shop.example:8080", "/a?b")),
+        ("https://[::1]:8443/a", ("https", "[::1]:8443", "/a")),
+    ],
+)
+def test_url(written: str, expected: tuple[str, str, str]) -> None:
+    found = values.url(written)
+    assert found == expected
+    assert values.url(str(found)) == found

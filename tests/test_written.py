@@ -20,6 +20,7 @@ SAMPLES: dict[str, tuple[str, ...]] = {
     "N": ("1", "1000"),
     "KIND": ("static", "ondemand"),
     "TIME": ("1s", "500ms", "90s", "2h"),
+    "URL": ("/healthz", "https://shop.example/?a=%20"),
     "SIZE": ("1", "64k", "1500", "2G"),
     "CIDR": ("10.0.0.0/8", "::1"),
     "USER": ("shop",),

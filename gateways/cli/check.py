@@ -154,11 +154,13 @@ def load_and_tell(settings: Settings, out: int, blocked: set[int]) -> None:
         try:
             privileges.drop(settings.user, settings.group, settings.umask, settings.chroot, Warnings())
             sys.path.insert(0, os.getcwd())
-            loader.load(settings.app)
+            application = loader.load(settings.app)
+            if settings.warm_up is not None:
+                warm_up(application, settings.warm_up, settings)
         except WorkerBootError as error:
             if error.__cause__ is not None:
                 traceback.print_exception(error.__cause__)
-            else:
+            if not error.found:
                 code = EXIT_MISTAKE
             os.write(out, str(error).encode("utf-8", "replace")[:LARGEST])
         else:
@@ -175,6 +177,18 @@ def load_and_tell(settings: Settings, out: int, blocked: set[int]) -> None:
                 with contextlib.suppress(AttributeError, OSError, ValueError):
                     stream.flush()
             os._exit(code)
+
+
+def warm_up(application: Any, url: tuple[str, str, str], settings: Settings) -> None:  # noqa: ANN401 - whatever the user's module holds
+    """Have the application answer its first request; raises WorkerBootError."""
+    from gateways.apps.rehearsal import rehearse  # noqa: PLC0415 - not for --help
+    from gateways.server.errorlog import ErrorLog, configure  # noqa: PLC0415 - as above
+
+    configure("info")
+    rehearse(
+        application, url, ErrorLog(), mount=settings.mount, threads=settings.threads > 1,
+        processes=settings.workers > 1,
+    )  # fmt: skip
 
 
 def wait_for(child: int, out: int, start: float, seconds: float, blocked: set[int]) -> tuple[bytes, int | None]:

@@ -358,7 +358,7 @@ class Service:
         except (WorkerBootError, ConfigError) as error:
             self.log.failure(str(error), error.__cause__)
             Channel(control).send(FAILED, text=str(error).encode("utf-8", "replace"))
-            return _BOOT if error.__cause__ is not None else _CONFIG
+            return _BOOT if isinstance(error, WorkerBootError) and error.found else _CONFIG
         return _OK
 
 
@@ -443,5 +443,5 @@ def _preload(service: Service, taken_over: bool) -> int:
         service.log.failure(str(error), error.__cause__)
         if not taken_over:
             service.outlets.not_started(str(error))
-            return _BOOT if error.__cause__ is not None else _CONFIG
+            return _BOOT if error.found else _CONFIG
     return 0

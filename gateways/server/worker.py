@@ -86,7 +86,12 @@ def run_worker(settings: Settings, place: Place, log: ErrorLog) -> None:
     if application is None:
         sys.path.insert(0, os.getcwd())
         application = load(settings.app)
-    app = WSGIApp(application, log, mount=settings.mount, threads=settings.threads > 1, processes=settings.workers > 1)
+    several = {"threads": settings.threads > 1, "processes": settings.workers > 1}
+    if settings.warm_up is not None:
+        from gateways.apps.rehearsal import rehearse  # noqa: PLC0415  (for those who ask for it)
+
+        rehearse(application, settings.warm_up, log, mount=settings.mount, **several)
+    app = WSGIApp(application, log, mount=settings.mount, **several)
     serve_app(app, settings, place, log, threads=settings.threads)
 
 

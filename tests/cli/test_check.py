@@ -189,6 +189,26 @@ def test_an_application_that_raises(check: Check, tmp_path: Path) -> None:
     assert sentence in served.stderr
 
 
+def test_an_application_that_fails_at_its_first_request(check: Check) -> None:
+    source = "def app(environ, start_response):\n    environ['wsgi.errors'].write('asked')\n    import none_\n"
+    assert check(source).returncode == 0
+    done = check(source, "--warm-up", "/x")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.count("Traceback") == 1
+    assert "GET /x: asked" in done.stderr
+    raised = "ModuleNotFoundError: No module named 'none_'"
+    assert done.stderr.endswith(
+        f"gateways: the application raised {raised} when it was asked for http://localhost/x (--warm-up)\n"
+    )
+    refused = check(
+        "def app(environ, start_response):\n    start_response('500 No', [])\n    return []", "--warm-up", "/x"
+    )
+    assert (refused.returncode, refused.stdout) == (3, "")
+    assert refused.stderr.startswith(
+        "gateways: the application answered 500 No when it was asked for http://localhost/x (--warm-up); "
+    )
+
+
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [

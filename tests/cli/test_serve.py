@@ -81,7 +81,7 @@ def test_command_line_environment_and_file(
 
 def test_every_setting_is_an_option(served: list[Settings], tmp_path: Path) -> None:
     values = {"ADDR": "9000", "MODE": "600", "OWNER": ":0", "PREFIX": "/p", "DIR": str(tmp_path), "LEVEL": "debug"}
-    values |= {"KIND": "ondemand", "SIZE": "9M", "N": "1", "CIDR": "127.0.0.1"}
+    values |= {"KIND": "ondemand", "SIZE": "9M", "URL": "/x", "N": "1", "CIDR": "127.0.0.1"}
     for setting in SETTINGS:
         if setting.positional:
             continue

@@ -120,6 +120,8 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
         if path.endswith("later"):
             time.sleep(0.1)
         os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    elif path == "/healthz" and (STEER / "sick").exists():
+        raise RuntimeError("sick on purpose")
     elif path == "/zone":  # as django.conf sets it
         os.environ["TZ"] = "XXX-9"
         time.tzset()

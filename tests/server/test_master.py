@@ -539,6 +539,22 @@ def test_stopped_while_it_loads_the_application_itself(number: signal.Signals) -
             server.kill()
 
 
+@pytest.mark.parametrize("options", [[], ["--preload"]])
+def test_a_start_whose_first_request_fails(options: list[str]) -> None:
+    with open_directory() as directory:
+        shutil.copy(SOURCE, directory)
+        (directory / "sick").touch()
+        server = App(
+            directory, "steered_app:app", "--warm-up", "/healthz", *options,
+            python_path=directory, protocols=("http",), env={"STEER": str(directory)},
+        )  # fmt: skip
+        done = subprocess.run(
+            server.argv, cwd=directory, env=server.env, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == 3
+        assert "sick on purpose when it was asked for http://localhost/healthz (--warm-up)" in done.stderr
+
+
 # -- asked ------------------------------------------------------------------------------------------------------------
 
 

@@ -279,7 +279,7 @@ def test_lines_that_are_lost_are_told(kind: str, tmp_path: Path) -> None:
         ("none:app", ["--preload"], 2, "no module named 'none'"),
         ("bad:app", [], 3, "importing bad failed with ZeroDivisionError"),
         ("bad:app", ["--preload"], 3, "importing bad failed with ZeroDivisionError"),
-        ("good:app", ["--fastcgi", "none/socket"], 2, "cannot listen on none/socket"),
+        ("good:app", ["--fastcgi", "none/socket"], 2, "none is not a directory; make it (mkdir -p "),
         ("good:app", ["--slow-log", "none/slow"], 2, "none/slow: No such file or directory"),
     ],
 )

@@ -493,6 +493,24 @@ def test_idle_master_wakes_at_most_once_a_second() -> None:
         assert wakeups(server.pid) - before <= passed + 1
 
 
+def test_code_that_fails_at_its_first_request_is_not_taken() -> None:
+    """Which it imports late, perhaps: with --warm-up a worker is ready when it has answered."""
+    with served("--workers", "2", "--warm-up", "/healthz") as server:
+        old = server.workers()
+        server.touch("sick")
+        done = run_command("reload", "--control", server.control)
+        assert done.returncode == 1
+        raised = "the application raised RuntimeError: sick on purpose"
+        reason = f"{raised} when it was asked for http://localhost/healthz (--warm-up)"
+        assert reason in done.stderr
+        server.await_log(reason)
+        assert server.text().count("Traceback") == 1
+        assert server.get() in [b"pid %d" % pid for pid in old]
+        (server.directory / "sick").unlink()
+        assert run_command("reload", "--control", server.control).returncode == 0
+        assert server.get() not in [b"pid %d" % pid for pid in old]
+
+
 def test_pid_file() -> None:
     with served("--pid-file", "server.pid") as server:
         path = server.directory / "server.pid"

@@ -211,6 +211,8 @@ class _Response:
     """The head is out and the body has no length: blocks go as they come."""
     _all_sent: bool = False
     """It has ended with the last byte that its length allows, and the application's blocks have not."""
+    _cut: bool = False
+    """The log knows that the application sends more than its Content-Length."""
     ended: bool = False
 
     def __init__(self, exchange: Exchange, log: Log, errors: ErrorStream, head_only: bool) -> None:
@@ -285,8 +287,12 @@ class _Response:
                 for block in result:
                     if self._streaming and type(block) is bytes and block:
                         self._exchange.send_body(block)
+                    elif self._is_surplus(block):
+                        break
                     else:
                         self.write(block)
+                        if self._all_sent and self._bodiless:
+                            break
                 self._errors.flush()
                 self._end()
         finally:
@@ -294,6 +300,17 @@ class _Response:
                 close = getattr(result, "close", None)
                 if close is not None:
                     self._close(close)
+
+    def _is_surplus(self, block: object) -> bool:
+        """A block after the last byte that may be sent: who goes on for it, perhaps for ever, would see no peer go.
+
+        The iterable is asked for that block, since an application may have something to do behind its last one.
+        """
+        if not self._all_sent and not (self._head_sent and self._left == 0):
+            return False
+        if not self._bodiless:
+            self._measured(block if type(block) is bytes else _as_bytes(block))
+        return True
 
     def _close(self, close: Callable[[], object]) -> None:
         """Call the result's close(), once; what it raises concerns the log only if the response is whole."""
@@ -336,9 +353,11 @@ class _Response:
     def _measured(self, data: bytes) -> bytes:
         """Count ``data`` against the Content-Length and return what of it may be sent."""
         if len(data) > self._left:
-            self._log.notice(
-                self._exchange, "the application sent more bytes than its Content-Length; they were cut off"
-            )
+            if not self._cut:
+                self._cut = True
+                self._log.notice(
+                    self._exchange, "the application sent more bytes than its Content-Length; they were cut off"
+                )
             data = data[: self._left]
         self._left -= len(data)
         return data
@@ -348,9 +367,8 @@ class _Response:
         if not self._head_sent:
             self._started()
         elif self._all_sent:
-            if self._left == 0 and not self._bodiless:
+            if not self._bodiless:
                 self._measured(data)
-                self._left = -1  # told once
             return
         elif self.ended:
             raise LocalProtocolError("wsgi", "write() was called after the response had ended")

@@ -339,6 +339,74 @@ def test_statuses_without_a_body(log: FakeLog, status: str, blocks: list[bytes],
     assert not exchange.abandoned
 
 
+class Endless:
+    """Blocks for ever; what is asked for, and whether it was closed."""
+
+    def __init__(self, *blocks: bytes, then: bytes = b"x") -> None:
+        self.blocks = list(blocks)
+        self.then = then
+        self.asked = 0
+        self.closed = 0
+
+    def __iter__(self) -> Endless:
+        return self
+
+    def __next__(self) -> bytes:
+        self.asked += 1
+        assert self.asked < 100, "it goes on and on"
+        return self.blocks[self.asked - 1] if self.asked <= len(self.blocks) else self.then
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "headers", "blocks", "then", "asked", "notices"),
+    [
+        ("HEAD", "200 OK", TEXT, (), b"x", 1, 0),
+        ("HEAD", "200 OK", [("Content-Length", "5")], (b"", b"abc"), b"x", 2, 0),
+        ("GET", "304 Not Modified", TEXT, (b"", b""), b"x", 3, 0),
+        ("GET", "204 No Content", TEXT, (), b"x", 1, 0),
+        ("GET", "200 OK", [("Content-Length", "5")], (b"abcde",), b"x", 2, 1),
+        ("GET", "200 OK", [("Content-Length", "5")], (b"abcdefg",), b"x", 2, 1),
+        ("GET", "200 OK", [("Content-Length", "5")], (b"abc", b"", b"de"), b"x", 4, 1),
+        ("GET", "200 OK", [("Content-Length", "5")], (b"abc", b"defg"), b"x", 3, 1),
+        ("GET", "200 OK", [("Content-Length", "5")], (b"abc", b"de"), b"", 3, 0),
+        ("GET", "200 OK", [("Content-Length", "0")], (), b"x", 2, 1),
+    ],
+)
+def test_blocks_that_nobody_gets_are_not_asked_for(
+    log: FakeLog, method: str, status: str, headers: object, blocks: tuple[bytes, ...], then: bytes, asked: int,
+    notices: int,
+) -> None:  # fmt: skip
+    """Else an endless iterator (events, a log that is followed) has its thread for ever: no write shows who is gone."""
+    endless = Endless(*blocks, then=then)
+    params = {"REQUEST_METHOD": method}
+    exchange = get(returning(endless, status=status, headers=headers, kind=next_of), log, params=params)
+    assert (endless.asked, endless.closed, len(log.notices)) == (asked, 1, notices)
+    assert exchange.ended
+    assert not exchange.abandoned
+    assert exchange.content == (b"abcde" if blocks and method == "GET" and status == "200 OK" else b"")
+    assert log.exceptions == []
+
+
+def next_of(blocks: tuple[object, ...]) -> object:
+    return blocks[0]
+
+
+def test_what_an_application_does_behind_its_last_block_is_done(log: FakeLog) -> None:
+    done = []
+
+    def blocks() -> Iterator[bytes]:
+        yield b"abc"
+        yield b"de"
+        done.append("by the way")
+
+    get(returning(blocks(), headers=[("Content-Length", "5")], kind=next_of), log)
+    assert done == ["by the way"]
+    assert log.silent
+
+
 def test_304_keeps_its_content_length_and_204_does_not(log: FakeLog) -> None:
     headers = [("Content-Length", "5"), ("X-A", "b")]
     assert get(returning(status="304 Not Modified", headers=headers), log).headers == headers

@@ -252,6 +252,8 @@ class Master:
             return self._spawn(action.count, now)
         if isinstance(action, policy.Kill):
             worker = self._workers[action.pid]
+            if self._has_become_ready(worker):
+                return True
             killed = self._workers.kill(worker)
             if killed:
                 superseded = not worker.ready and (self._stopping_since or worker.generation != self._generation)
@@ -269,6 +271,17 @@ class Master:
             cancel = isinstance(action, policy.Cancel)
             self._overdue.begin(self._workers[action.pid], action.thread, action.serial, cancel=cancel)
         return False
+
+    def _has_become_ready(self, worker: WorkerProcess) -> bool:
+        """Whether one that is to be killed since it boots is ready by now: it serves, and is not to be killed."""
+        if worker.ready or worker.killed or worker.leaves:
+            return False
+        self._workers.halt(worker)
+        ready = self._workers.hear(worker)
+        if ready:
+            self._ready(worker)
+            self._workers.go_on(worker)
+        return ready
 
     def _spawn(self, count: int, now: float) -> bool:
         """Start workers, and return whether that was tried.
@@ -398,7 +411,7 @@ class Master:
             return
         service = self._service
         for worker in self._workers:
-            if not worker.ready:
+            if not (worker.ready or self._has_become_ready(worker)):
                 self._workers.kill(worker)
         handed = service.handed(
             list(self._workers),

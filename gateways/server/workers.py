@@ -12,6 +12,7 @@ import re
 import select
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -27,6 +28,8 @@ _JITTER: Final = 10  # a limit is exceeded by up to a tenth: workers born togeth
 _ROUND: Final = 64  # times that one worker is heard before others get their turn
 _MEASURE: Final = 1.0  # seconds between looks at the memory of a worker that serves
 _MEASURE_IDLE: Final = 5.0  # of one that does not: a look costs the more the larger it is
+_HALT: Final = 0.1  # seconds to wait until a worker stands still: one that waits for a disk does not
+_GLANCE: Final = 0.0002  # seconds between looks whether it does
 _PRIVATE: Final = re.compile(r"^Private_(?:Clean|Dirty): *(\d+) kB$", re.MULTILINE)
 
 
@@ -54,7 +57,7 @@ class Workers:
     @property
     def serving(self) -> list[WorkerProcess]:
         """Those that are ready and do not leave."""
-        return [worker for worker in self if worker.ready and not worker.leaves]
+        return [worker for worker in self if worker.ready and not (worker.leaves or worker.killed)]
 
     @property
     def ready(self) -> int:
@@ -111,6 +114,27 @@ class Workers:
             os.kill(worker.pid, signal.SIGKILL)
         return True
 
+    def halt(self, worker: WorkerProcess) -> None:
+        """Have it stand still (SIGSTOP): what it has said by then is all, and it does nothing more until ``go_on``.
+
+        One that boots may become ready at any moment, and serve, before the master has heard of it.
+        """
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.pid, signal.SIGSTOP)
+        deadline = time.monotonic() + _HALT
+        while hasattr(os, "waitid") and time.monotonic() < deadline:
+            try:
+                if os.waitid(os.P_PID, worker.pid, os.WSTOPPED | os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                    break
+            except ChildProcessError:
+                break
+            time.sleep(_GLANCE)
+
+    def go_on(self, worker: WorkerProcess) -> None:
+        """Have one that was halted go on."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.pid, signal.SIGCONT)
+
     def hear(self, worker: WorkerProcess) -> bool:
         """Take what it says; True where that is that it has become ready."""
         was_ready = worker.ready
@@ -129,7 +153,7 @@ class Workers:
     def _take(self, worker: WorkerProcess, message: Message) -> None:
         text = message.text
         if message.kind == READY:
-            worker.ready = True
+            worker.ready = not worker.killed
         elif message.kind == LEAVING:
             worker.leaving = True
             worker.reason = text.decode("utf-8", "replace")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import select
+import shutil
 import signal
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.server.peers import Peer, head_of, request
 from tests.server.processes import (
+    SOURCE,
     App,
     children,
     descriptors,
@@ -22,7 +28,7 @@ from tests.server.processes import (
     served,
     wakeups,
 )
-from tests.servers import wait_until
+from tests.servers import open_directory, wait_until
 
 pytestmark = needs_proc
 
@@ -116,6 +122,55 @@ def test_reloads_that_overtake_each_other() -> None:
         assert server.status()["reload_failures"] == 0
         assert "ERROR" not in text
         assert not re.search("WARNING worker", text)
+
+
+def test_one_that_has_just_become_ready_is_not_killed_by_the_next_reload() -> None:
+    """It serves already, and the master, which wants to write to a log that stands still, has not heard of it."""
+    with open_directory() as directory, contextlib.ExitStack() as stack:
+        heard, out = os.pipe()
+        stack.callback(os.close, heard)
+        shutil.copy(SOURCE, directory)
+        server = App(
+            directory, "steered_app:app", "--control", str(directory / "control"),
+            python_path=directory, protocols=("http",), env={"STEER": str(directory)},
+        )  # fmt: skip
+        with os.fdopen(out, "wb", buffering=0) as stderr:
+            server.process = subprocess.Popen(server.argv, cwd=directory, env=server.env, stderr=stderr)
+            stack.callback(server.kill)
+            text = b""
+
+            def drain() -> str:
+                nonlocal text
+                while select.select([heard], [], [], 0)[0]:
+                    text += os.read(heard, 65_536)
+                return text.decode().replace("#", "")
+
+            def said(words: str) -> Callable[[], bool]:
+                return lambda: words in drain()
+
+            wait_until(said("is ready"), "it serves")
+            old = set(children(server.pid))
+            busy = stack.enter_context(server.peer())
+            busy.send(request("http", "/wait"))
+            server.await_file("waiting")
+            server.touch("hang")
+            os.kill(server.pid, signal.SIGHUP)
+            wait_until(said("starting workers of generation 2"), "it is reloaded")
+            new = wait_until(lambda: set(children(server.pid)) - old, "the new one boots").pop()
+            drain()
+            os.set_blocking(stderr.fileno(), False)
+            with contextlib.suppress(BlockingIOError):
+                while stderr.write(b"#" * 64):
+                    pass
+            os.set_blocking(stderr.fileno(), True)
+            os.kill(server.pid, signal.SIGHUP)
+            (directory / "hang").unlink()
+            assert server.get() == b"pid %d" % new, "the other one is busy"
+            server.touch("go")
+            wait_until(said("reload: done"), "the second reload is over")
+            assert f"worker {new} is told to leave: reloaded" in drain()
+            assert "killed" not in drain()
+            assert server.stop() == 0
 
 
 @pytest.mark.parametrize("protocol", ["fastcgi", "http"])

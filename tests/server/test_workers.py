@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -231,6 +232,52 @@ def test_to_die(family: Family) -> None:
     assert family.kill(worker)
     assert not family.kill(worker), "once is enough"
     assert family.await_end(worker) == (-signal.SIGKILL, [])
+
+
+def test_to_stand_still(family: Family) -> None:
+    """What has been said by then is all; afterwards it goes on."""
+    heard, out = os.pipe()
+    os.set_blocking(heard, False)
+
+    def count(channel: Channel, board: Board, slot: int) -> None:
+        while True:
+            os.write(out, b"x")
+
+    def counted() -> int:
+        found = 0
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(heard, 65_536):
+                found += len(data)
+        return found
+
+    worker = family.start(count)
+    within(counted, "it counts")
+    family.halt(worker)
+    counted()
+    time.sleep(0.05)
+    assert counted() == 0
+    family.go_on(worker)
+    within(counted, "it goes on")
+    os.kill(worker.pid, signal.SIGKILL)
+    family.await_end(worker)
+    family.halt(worker)
+    family.go_on(worker)
+    os.close(heard)
+    os.close(out)
+
+
+def test_one_that_was_killed_does_not_become_ready(family: Family) -> None:
+    """Though it had said so before."""
+    worker = family.start(stay)
+    within(worker.channel.waits, "it has said that it is ready")
+    family.kill(worker)
+    assert not family.hear(worker)
+    assert not worker.ready
+    family.await_end(worker)
+    other = family.start_ready()
+    assert family.ready == 1
+    family.kill(other)
+    assert family.ready == 0, "it serves nobody any more"
 
 
 def test_orders_to_one_that_has_gone(family: Family) -> None:

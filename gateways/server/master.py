@@ -37,6 +37,7 @@ EXIT_BOOT: Final = 3
 SIGNALS: Final = (
     *STOP_SIGNALS, signal.SIGCHLD, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU
 )  # fmt: skip
+_MOMENT: Final = 1.0  # seconds that a worker has to end its scripts when all is to end at once
 _REPEATED: Final = 1.0  # seconds within which one Ctrl-C may arrive twice: from the terminal and from a wrapper
 _LONGEST: Final = 3600.0  # seconds of one wait: poll(2) takes milliseconds of 31 bits
 _TICK: Final = 1.0  # seconds between looks at what only the clock and the scoreboard tell
@@ -78,6 +79,8 @@ class Master:
         """What the service manager knows of the workers."""
         self._stopping_since: float | None = None
         self._graceful = settings.timeouts.graceful
+        self._hurried = False
+        """All was to end at once, and the workers of scripts have been told."""
         self._exit = EXIT_OK
         self._started = time.time()
         self._signals_in, self._signals_out = os.pipe()
@@ -109,7 +112,8 @@ class Master:
                 worker.leaving = True  # it serves nobody, and is buried when it has ended
                 worker.retiring_since = time.monotonic()
             elif entry.retiring:
-                self._workers.retire(worker, "reload", time.monotonic())
+                now = time.monotonic()
+                self._workers.retire(worker, "reload", now, now + self._graceful)
         self._newest = self._generation
         self._begin_reload()
 
@@ -262,7 +266,7 @@ class Master:
             return killed
         if isinstance(action, policy.Retire):
             self._log.info(f"worker {action.pid} is told to leave: {action.reason}")
-            self._workers.retire(self._workers[action.pid], action.cause, now)
+            self._workers.retire(self._workers[action.pid], action.cause, now, now + self._graceful)
             self._last_retire = now
             if action.cause in self._tally.restarts:
                 self._tally.restarts[action.cause] += 1
@@ -317,7 +321,7 @@ class Master:
             if number in STOP_SIGNALS:
                 since = self._stopping_since
                 if since is not None and time.monotonic() - since > _REPEATED:  # asked again: at once
-                    self._graceful = 0.0
+                    self._hurry(since)
                 self._stop(signal.Signals(number).name)
             elif number == signal.SIGHUP:
                 with contextlib.suppress(ConfigError):  # it is stopping
@@ -330,6 +334,17 @@ class Master:
             elif number in (signal.SIGTTIN, signal.SIGTTOU):
                 with contextlib.suppress(ConfigError):  # at its bounds already
                     self.scale(self._wanted + (1 if number == signal.SIGTTIN else -1))
+
+    def _hurry(self, since: float) -> None:
+        """Have the workers end at once; those of scripts after a moment, in which they end these: nobody else would."""
+        now = time.monotonic()
+        if self._settings.scripts is None or self._hurried:
+            self._graceful = 0.0
+        else:
+            self._hurried = True
+            self._graceful = min(self._graceful, now - since + _MOMENT)
+            for worker in self._workers:
+                self._workers.hurry(worker, now)
 
     def status(self) -> dict[str, Any]:
         """Return the status document (``status`` tells its shape)."""
@@ -466,7 +481,7 @@ class Master:
             self._service.upgrade.end_check()
             self._service.refuse()  # as the workers do: web servers are refused at once, and go elsewhere
         for worker in self._workers:
-            self._workers.retire(worker, "stop", self._stopping_since)
+            self._workers.retire(worker, "stop", self._stopping_since, self._stopping_since + self._graceful)
         self._workers.homeless.end()
 
     # -- what happens to workers --------------------------------------------------------------------------------

@@ -163,12 +163,17 @@ class Pool:
         """There are requests that hold no thread."""
         return self._courses is not None and bool(self._courses.running)
 
+    def expect_courses(self) -> None:
+        """Have at hand what the first of them needs, before there may be no descriptor left for it."""
+        if self._courses is None:
+            self._courses = Courses(self)
+
     def take_course(self, exchange: Exchange, course: Course) -> bool:
         """Go with a request's ``course``; returns whether it is over, else its connection resumes when it is."""
         if self._courses is None:
             with self._mutex:
-                if self._courses is None:
-                    self._courses = Courses(self)
+                self.expect_courses()
+        assert self._courses is not None  # noqa: S101  (for the type checker)
         return self._courses.begin(exchange, course)
 
     # -- running ------------------------------------------------------------------------------------------------
@@ -211,11 +216,14 @@ class Pool:
         with contextlib.suppress(OSError):
             os.write(self._wake_out, b"w")
 
-    def stop(self, heirs: Heirs | None = None) -> None:
-        """Take no new connection, close the idle ones or leave them to ``heirs``, and let ``run`` return in the end."""
+    def stop(self, heirs: Heirs | None = None, seconds: float = _NEVER) -> None:
+        """Take no new connection, close the idle ones or leave them to ``heirs``, and let ``run`` return in the end.
+
+        ``seconds``: how long the worker may still live.
+        """
         grace = _FRESH_GRACE
         if heirs is not None:  # the server goes on, so a request that has begun to come is waited for as one that runs
-            graceful = self.timeouts.graceful
+            graceful = min(self.timeouts.graceful, seconds)
             grace = max(graceful - _TO_ANSWER, graceful / 2)
         self._fresh_until = min(self._fresh_until, self.clock() + grace)
         self.heirs = heirs

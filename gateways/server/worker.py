@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,10 +78,9 @@ def run_worker(settings: Settings, place: Place, log: ErrorLog) -> None:
     """Serve until told to stop; raises WorkerBootError, ConfigError."""
     if settings.scripts is not None:
         with contextlib.closing(script_app(settings.scripts, settings.mount, log)) as scripts:
-            left = max(0.0, settings.timeouts.graceful - _BEFORE)
             # Who waits for its script or its turn holds no thread, who waits for its peer to take the answer does.
             threads = settings.scripts.limits.concurrency + 1
-            serve_app(scripts, settings, place, log, threads=threads, leaving=lambda: scripts.end_in(left))
+            serve_app(scripts, settings, place, log, threads=threads, leaving=scripts.end_in)
         return
     application = place.application
     if application is None:
@@ -128,9 +128,9 @@ def script_app(scripts: Scripts, mount: str | None, log: ErrorLog) -> ScriptApp:
 
 def serve_app(
     app: App, settings: Settings, place: Place, log: ErrorLog, *, threads: int,
-    leaving: Callable[[], None] | None = None,
+    leaving: Callable[[float], None] | None = None,
 ) -> None:  # fmt: skip
-    """Serve one App until told to stop; ``leaving`` is called then."""
+    """Serve one App until told to stop; ``leaving`` is called then, with the seconds that the App has."""
     if settings.secret:
         app = SecretApp(app, settings.secret, log)
     observe = ObservedApp if settings.scripts is None else ObservedCourses
@@ -139,6 +139,8 @@ def serve_app(
         observed, log, threads=threads, limits=settings.limits, timeouts=settings.timeouts,
         poller=make_poller(one_shot=threads > 1), tick=TICK if settings.scripts is None else _SCRIPTS_TICK,
     )  # fmt: skip
+    if settings.scripts is not None:
+        pool.expect_courses()
     ways = [way_of(sock, protocol, settings, place.admission) for protocol, sock in place.sockets]
     listeners = [Listener(pool, way.sock, way.protocol, way.connector, place.admission) for way in ways]
     channel = Channel(place.control)
@@ -229,7 +231,7 @@ class _Orders:
     def _obey(self, message: Message) -> None:
         """Do it, in the pool."""
         if message.kind == STOP:
-            self._stop.leave(others=message.one == 1)
+            self._stop.leave(others=message.one == 1, until=message.two / 1e6)
         elif message.kind == CONNECTION:
             self._passing.take(message)
         elif message.kind == REOPEN:
@@ -269,19 +271,25 @@ class _Stop:
     """What the master's order, its end, and some signals of a worker mean: finish what runs, and leave."""
 
     def __init__(
-        self, pool: Pool, listeners: list[Listener], passing: Passing, leaving: Callable[[], None] | None
+        self, pool: Pool, listeners: list[Listener], passing: Passing, leaving: Callable[[float], None] | None
     ) -> None:
         self._pool = pool
         self._listeners = listeners
         self._passing = passing
         self._leaving = leaving
+        self._until = float("inf")
 
-    def leave(self, *, others: bool) -> None:
-        """Take the last connections that wait, then no more; others, if there are any, go on with the kept ones."""
-        leaving, self._leaving = self._leaving, None
-        if leaving is not None:
-            leaving()
-        self._pool.stop(self._passing if others else None)
+    def leave(self, *, others: bool, until: float = 0.0) -> None:
+        """Take the last connections that wait, then no more; others, if there are any, go on with the kept ones.
+
+        ``until``: when the master kills this worker, by ``time.monotonic``; 0 where it has not said so.
+        """
+        now = time.monotonic()
+        until = until or now + self._pool.timeouts.graceful
+        if self._leaving is not None and until < self._until:
+            self._leaving(max(0.0, until - _BEFORE - now))
+        self._until = min(self._until, until)
+        self._pool.stop(self._passing if others else None, max(0.0, until - now))
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
             listener.finish()

@@ -93,12 +93,19 @@ class Workers:
         """Take over one that another master of this process has forked."""
         self._living[worker.pid] = worker
 
-    def retire(self, worker: WorkerProcess, cause: str, now: float) -> None:
-        """Have it finish what it serves and leave; where others serve, they get its kept connections."""
+    def retire(self, worker: WorkerProcess, cause: str, now: float, until: float = 0.0) -> None:
+        """Have it finish what it serves and leave, before it is killed at ``until``, if that is known.
+
+        Where others serve, they get its kept connections.
+        """
         if worker.retiring_since is None:
             worker.retiring_since = now
             worker.cause = cause
-            worker.channel.send(STOP, 1 if self.ready and cause != "stop" else 0)
+            worker.channel.send(STOP, 1 if self.ready and cause != "stop" else 0, max(0, int(until * 1e6)))
+
+    def hurry(self, worker: WorkerProcess, until: float) -> None:
+        """Have one that leaves do so by ``until``."""
+        worker.channel.send(STOP, 0, max(0, int(until * 1e6)))
 
     def cancel(self, worker: WorkerProcess, thread: int, serial: int, now: float) -> None:
         """Have it answer and interrupt a request."""

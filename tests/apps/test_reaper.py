@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+import pytest
+
 from gateways.apps import Exchange
 from gateways.apps.choice import Choice, Chooser
 from gateways.apps.processes import Identity, Launcher, Process
@@ -22,6 +24,8 @@ from gateways.limits import ScriptLimits
 from tests.apps.scripts import HEAD, PASSED, USER, Root, alive, answering, has_ended, pid_in
 from tests.server.peers import Peer, request
 from tests.server.pools import MemoryLog, Served, within
+from tests.server.processes import children, needs_proc
+from tests.server.scarce import no_descriptor_left
 from tests.servers import LOOPBACK, Server, free_port, running
 
 
@@ -222,3 +226,53 @@ def test_nor_does_anything_outlive_a_server(root: Root, note: Path, tmp_path: Pa
         pid = pid_in(note)
         assert server.stop() == 0
         assert not alive(pid), server.text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_nor_one_that_is_told_twice(root: Root, note: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """At once is not so soon that nobody is left to end the scripts."""
+    root.sh("last", "trap '' TERM", f"echo $$ >{note}", "while :; do sleep 0.1; done")
+    port = free_port()
+    argv = [sys.executable, "-m", "gateways", "scripts", "--root", str(root.directory), "--http", f"{LOOPBACK}:{port}"]
+    argv += ["--control", "off", "--workers", "2"]
+    argv += ["--script-user", USER] if USER else []
+    with running(Server(tmp_path, argv, [port])) as server, Peer((LOOPBACK, port)) as peer:
+        peer.send(request("http", "/last"))
+        pid = pid_in(note)
+        os.kill(server.pid, number)
+        within(lambda: "finishing what runs, at most 30 s" in server.text(), "it has heard the first")
+        time.sleep(1.1)  # what comes sooner is the same Ctrl-C
+        start = time.monotonic()
+        assert server.stop(number) == 0
+        assert time.monotonic() - start < 15, "not after the 30 s"
+        assert not alive(pid), server.text()
+        assert peer.answer().status == 502
+
+
+def has_accepted(pid: int, peer: Peer) -> bool:
+    """Whether the other end of a TCP connection is a descriptor of the process ``pid`` (proc(5), /proc/net/tcp)."""
+    ends = f":{peer.sock.getpeername()[1]:04X}", f":{peer.sock.getsockname()[1]:04X}"
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()]
+    inodes = [row[9] for row in rows if row[1].endswith(ends[0]) and row[2].endswith(ends[1])]
+    links = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")}
+    return any(f"socket:[{inode}]" in links for inode in inodes)
+
+
+@needs_proc
+def test_the_first_request_of_a_worker_without_a_descriptor_left(root: Root, tmp_path: Path) -> None:
+    root.sh("ok", *HEAD, "echo fine")
+    port = free_port()
+    argv = [sys.executable, "-m", "gateways", "scripts", "--root", str(root.directory), "--http", f"{LOOPBACK}:{port}"]
+    argv += ["--control", "off"]
+    argv += ["--script-user", USER] if USER else []
+    with running(Server(tmp_path, argv, [port])) as server:
+        within(lambda: "is ready" in server.text(), "the worker is ready")
+        (worker,) = children(server.pid)
+        with Peer((LOOPBACK, port)) as peer:
+            within(lambda: has_accepted(worker, peer), "it has accepted")
+            with no_descriptor_left(worker):
+                peer.send(request("http", "/ok"))
+                assert peer.answer().status == 503
+        with Peer((LOOPBACK, port)) as peer:
+            assert peer.get("/ok").body == b"fine\n"
+        assert "Traceback" not in server.text()

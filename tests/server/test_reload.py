@@ -246,6 +246,23 @@ def test_head_that_is_half_there(threads: str) -> None:
         assert "refused" not in server.text()
 
 
+def test_head_that_stays_half_where_the_order_to_leave_was_heard_late() -> None:
+    """Its 503 comes before the worker is killed, which is so long after the order was given, not heard."""
+    with served("--graceful-timeout", "4s") as server, server.peer() as half:
+        (old,) = server.workers()
+        assert half.keep_get().status == 200
+        half.send(request("http")[:20])
+        with server.begin("/wait") as busy:
+            os.kill(server.pid, signal.SIGHUP)
+            server.await_log(f"worker {old} is told to leave")
+            time.sleep(1.5)
+            server.touch("go")
+            assert busy.answer().status == 200
+        assert half.answer().status == 503
+        wait_until(lambda: gone(old), "the old one has gone")
+        assert "killed" not in server.text()
+
+
 # -- code that is no good ---------------------------------------------------------------------------------------------
 
 BROKEN = {

@@ -262,7 +262,10 @@ class Master:
             if killed:
                 superseded = not worker.ready and (self._stopping_since or worker.generation != self._generation)
                 tell = self._log.info if superseded else self._log.warning
-                tell(f"worker {action.pid}: {action.reason}; killed")
+                told = f"worker {action.pid}: {action.reason}; killed"
+                tell(told)
+                if not worker.ready:
+                    worker.reason = worker.reason or told
             return killed
         if isinstance(action, policy.Retire):
             self._log.info(f"worker {action.pid} is told to leave: {action.reason}")

@@ -37,6 +37,11 @@ def advise(settings: Settings, log: Log) -> None:
         log.warning("--slow-log stays empty without --slow-request TIME, which says what is slow")
     for _, address in settings.listeners:
         if address.kind == "unix":
+            if os.geteuid() == 0 and not settings.socket_owner and not settings.socket_mode & _WRITE_OTHERS:
+                log.warning(
+                    f"only root can connect to {address}, and the workers of web servers are not root, so that they "
+                    "answer 502 or 503; give the socket to their group, as in --socket-owner :www-data"
+                )
             for sentence in unreachable(address.path, settings.socket_mode, settings.socket_owner):
                 log.warning(sentence)
 

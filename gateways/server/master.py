@@ -149,6 +149,8 @@ class Master:
                 changed = False
                 for action in actions:
                     if isinstance(action, policy.Exit):
+                        if self._exit == EXIT_OK:
+                            self._log.info("stopped")
                         return self._exit
                     changed = self._do(action) or changed
                 if not changed:  # else there are new deadlines

@@ -61,7 +61,8 @@ def gone(pid: int) -> bool:
 
 
 def test_good(check: Check) -> None:
-    done = check(GOOD, "--fastcgi", "/run/shop.sock", "--http", "8000", "--workers", "2", "--threads", "4")
+    socket = ("--fastcgi", "/run/shop.sock", "--socket-mode", "666")
+    done = check(GOOD, *socket, "--http", "8000", "--workers", "2", "--threads", "4")
     assert done.returncode == 0
     assert done.stdout == (
         "configuration and application are good: site_:app, fastcgi on /run/shop.sock, http on 127.0.0.1:8000, "

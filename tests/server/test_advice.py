@@ -53,6 +53,29 @@ def test_a_socket_in_a_directory_that_keeps_the_web_server_away(
             assert f"chmod o+x {inner}" in said[0]
 
 
+@pytest.mark.parametrize(
+    ("mode", "owner", "warned"),
+    [
+        (0o660, "", True),
+        (0o600, "", True),
+        (0o666, "", False),
+        (0o660, f":{OUR_GROUP}", False),
+        (0o660, OUR_USER, False),
+    ],
+)
+@pytest.mark.parametrize("user", [0, 1000])
+def test_a_socket_of_root_alone(
+    monkeypatch: pytest.MonkeyPatch, mode: int, owner: str, warned: bool, user: int
+) -> None:
+    """It has not been made (gateways check)."""
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    log = MemoryLog()
+    listeners = (("fastcgi", Address("unix", path="/none/s")), ("scgi", Address("tcp", "127.0.0.1", 4000)))
+    advise(Settings("shop:app", listeners, socket_mode=mode, socket_owner=owner), log)
+    sentence = "only root can connect to /none/s, and the workers of web servers are not root"
+    assert [sentence in line for line in log.lines] == [True] * (warned and user == 0)
+
+
 def test_no_socket_no_word(tmp_path: Path) -> None:
     log = MemoryLog()
     address = Address("unix", path=str(tmp_path / "s"))

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 
 import pytest
 
@@ -31,6 +32,14 @@ def run(*arguments: str, directory: str) -> subprocess.CompletedProcess[str]:
         timeout=60,
         check=False,
     )
+
+
+def await_ready(count: int, lines: Iterable[str]) -> None:
+    """Read a log until so many workers are ready."""
+    for line in lines:
+        count -= "is ready" in line
+        if not count:
+            return
 
 
 def wait_request(server: App) -> Peer:
@@ -264,8 +273,7 @@ def test_nobody_reads_the_log_any_more() -> None:
         try:
             os.close(log)
             with open(out, encoding="utf-8") as lines:
-                for _ in range(3):
-                    lines.readline()  # what starts, and twice "is ready"
+                await_ready(2, lines)
             workers = children(process.pid)
             os.kill(workers[0], signal.SIGKILL)
             wait_until(lambda: set(children(process.pid)) - set(workers) and gone(workers[0]), "it is replaced")
@@ -295,8 +303,7 @@ def test_a_worker_that_cannot_flush_does_not_harm_the_others() -> None:
             os.close(writer)
             os.close(reader)
             assert process.stderr is not None
-            for _ in range(3):
-                process.stderr.readline()  # what starts, and twice "is ready"
+            await_ready(2, (line.decode() for line in process.stderr))
             first, second = children(process.pid)
             files = [directory / f"waiting-{pid}" for pid in (first, second)]
             with contextlib.ExitStack() as stack:

@@ -215,13 +215,20 @@ def test_nor_does_what_has_the_number_of_one_that_is_reaped(root: Root) -> None:
         launcher.close()
 
 
-def test_nor_does_anything_outlive_a_server(root: Root, note: Path, tmp_path: Path) -> None:
-    root.sh("last", "trap '' TERM", f"echo $$ >{note}", "while :; do sleep 0.1; done")
+@contextlib.contextmanager
+def served_apart(root: Root, directory: Path, *options: str) -> Iterator[tuple[Server, tuple[str, int]]]:
+    """``gateways scripts`` in processes of its own."""
     port = free_port()
     argv = [sys.executable, "-m", "gateways", "scripts", "--root", str(root.directory), "--http", f"{LOOPBACK}:{port}"]
-    argv += ["--graceful-timeout", "2", "--control", "off"]
+    argv += ["--control", "off", *options]
     argv += ["--script-user", USER] if USER else []
-    with running(Server(tmp_path, argv, [port])) as server, Peer((LOOPBACK, port)) as peer:
+    with running(Server(directory, argv, [port])) as server:
+        yield server, (LOOPBACK, port)
+
+
+def test_nor_does_anything_outlive_a_server(root: Root, note: Path, tmp_path: Path) -> None:
+    root.sh("last", "trap '' TERM", f"echo $$ >{note}", "while :; do sleep 0.1; done")
+    with served_apart(root, tmp_path, "--graceful-timeout", "2") as (server, address), Peer(address) as peer:
         peer.send(request("http", "/last"))
         pid = pid_in(note)
         assert server.stop() == 0
@@ -232,11 +239,7 @@ def test_nor_does_anything_outlive_a_server(root: Root, note: Path, tmp_path: Pa
 def test_nor_one_that_is_told_twice(root: Root, note: Path, tmp_path: Path, number: signal.Signals) -> None:
     """At once is not so soon that nobody is left to end the scripts."""
     root.sh("last", "trap '' TERM", f"echo $$ >{note}", "while :; do sleep 0.1; done")
-    port = free_port()
-    argv = [sys.executable, "-m", "gateways", "scripts", "--root", str(root.directory), "--http", f"{LOOPBACK}:{port}"]
-    argv += ["--control", "off", "--workers", "2"]
-    argv += ["--script-user", USER] if USER else []
-    with running(Server(tmp_path, argv, [port])) as server, Peer((LOOPBACK, port)) as peer:
+    with served_apart(root, tmp_path, "--workers", "2") as (server, address), Peer(address) as peer:
         peer.send(request("http", "/last"))
         pid = pid_in(note)
         os.kill(server.pid, number)
@@ -261,18 +264,14 @@ def has_accepted(pid: int, peer: Peer) -> bool:
 @needs_proc
 def test_the_first_request_of_a_worker_without_a_descriptor_left(root: Root, tmp_path: Path) -> None:
     root.sh("ok", *HEAD, "echo fine")
-    port = free_port()
-    argv = [sys.executable, "-m", "gateways", "scripts", "--root", str(root.directory), "--http", f"{LOOPBACK}:{port}"]
-    argv += ["--control", "off"]
-    argv += ["--script-user", USER] if USER else []
-    with running(Server(tmp_path, argv, [port])) as server:
+    with served_apart(root, tmp_path) as (server, address):
         within(lambda: "is ready" in server.text(), "the worker is ready")
         (worker,) = children(server.pid)
-        with Peer((LOOPBACK, port)) as peer:
+        with Peer(address) as peer:
             within(lambda: has_accepted(worker, peer), "it has accepted")
             with no_descriptor_left(worker):
                 peer.send(request("http", "/ok"))
                 assert peer.answer().status == 503
-        with Peer((LOOPBACK, port)) as peer:
+        with Peer(address) as peer:
             assert peer.get("/ok").body == b"fine\n"
         assert "Traceback" not in server.text()

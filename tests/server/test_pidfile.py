@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,8 @@ import pytest
 from gateways.errors import ConfigError
 from gateways.server.pidfile import PidFile
 from tests.server.forks import child, ended
-from tests.server.processes import run_command, served
+from tests.server.processes import gone, run_command, served
+from tests.servers import wait_until
 
 
 def refusal(path: Path) -> str:
@@ -130,9 +130,10 @@ def test_two_servers() -> None:
         assert refused.returncode == 2
         assert f"the pid file {path} is that of process {server.pid}, which runs" in refused.stderr
         assert path.read_text() == f"{server.pid}\n"
+        (worker,) = server.workers()
         with server.begin("/wait") as peer:
-            os.kill(server.pid, signal.SIGKILL)
-            os.waitpid(server.pid, 0)
-            assert refusal(path) == "", "a worker is still there"
+            server.kill()
+            assert refusal(path) == "", "the worker is still there"
             server.touch("go")
             assert peer.answer().status == 200
+        wait_until(lambda: gone(worker), "the worker has ended")

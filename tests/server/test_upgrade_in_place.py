@@ -72,6 +72,26 @@ def test_program_is_replaced(options: tuple[str, ...], number: signal.Signals) -
         assert not any(os.path.exists(server.address["http", kind]) for kind in ("unix",))
 
 
+def test_another_pid_file() -> None:
+    """The old one goes; the lock on the one that stays is handed on."""
+    with open_directory() as directory:
+        config = directory / "gateways.toml"
+        one, two = directory / "one", directory / "two"
+        config.write_text(f'pid-file = "{one}"\n')
+        with served("--config", str(config)) as server:
+            assert one.read_text() == f"{server.pid}\n"
+            config.write_text(f'pid-file = "{two}"\n')
+            for _ in range(2):
+                replace_program(server, signal.SIGUSR2)
+                assert two.read_text() == f"{server.pid}\n"
+                assert not one.exists()
+                other = ("--fastcgi", str(directory / "s"), "--control", "off", "--pid-file", str(two))
+                refused = run_command("serve", "steered_app:app", *other)
+                assert f"is that of process {server.pid}, which runs" in refused.stderr
+            assert server.stop() == 0
+            assert not two.exists()
+
+
 def test_no_counter_goes_back() -> None:
     with served("--workers", "2", "--threads", "2", "--request-timeout", "400ms", "--slow-request", "100ms") as server:
         for _ in range(5):
